@@ -1,0 +1,277 @@
+"""How good the report's model is: one table, measured on the test sets.
+
+    DATA_DIR=… python benchmarks/quality.py [--seeds 3]
+
+Trains the report's models exactly as the notebook does (its cells tagged
+``definitions`` and ``parameters``), and a plain CVAE that gets the label by
+concatenation (512-256, z = 20) with the same routine for the same epochs.
+The judge is a small CNN that saw only real MNIST; it is trained once and
+kept in ``benchmarks/.cache``.
+"""
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import report
+import torch
+from report import definitions, parameters
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import trange
+
+from mnist import load
+from network import CVAE
+
+CACHE = Path(__file__).parent / ".cache" / "judge.pt"
+Data = tuple[Tensor, Tensor]
+
+
+class Judge(nn.Module):
+    """A LeNet-like classifier; ``features`` are its penultimate layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 32, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),  # 28 x 28 => 14 x 14
+            nn.Conv2d(32, 64, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),  # 14 x 14 => 7 x 7
+            nn.Flatten(),
+            nn.Dropout(0.4),
+            nn.Linear(64 * 49, 128),
+            nn.ReLU(),
+        )
+        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(128, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits (B, 10) of images (B, 1, 28, 28)."""
+        return self.head(self.features(images))
+
+
+def get_judge(train: Data, test: Data, epochs: int = 8) -> Judge:
+    """The judge from the cache, or newly trained.
+
+    Raises:
+        RuntimeError: It recognises less than 99.2 % of the test images.
+    """
+    torch.manual_seed(0)
+    images, labels = train
+    judge = Judge().to(images.device)
+    if CACHE.exists():
+        judge.load_state_dict(torch.load(CACHE, weights_only=True))
+    else:
+        steps = len(images) // 128
+        optimizer = torch.optim.Adam(judge.parameters(), lr=2e-3, fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, 2e-3, total_steps=epochs * steps
+        )
+        for _ in trange(epochs, desc="judge"):
+            order = torch.randperm(len(images), device=images.device)
+            for batch in order[: steps * 128].view(steps, 128):
+                loss = F.cross_entropy(judge(images[batch]), labels[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        CACHE.parent.mkdir(exist_ok=True)
+        torch.save(judge.state_dict(), CACHE)
+    judge.eval()
+    accuracy = share_recognised(judge, *test)
+    print(f"judge: {accuracy:.2%} of the test images")
+    if accuracy < 0.992:
+        raise RuntimeError("the judge is too weak: at least 99.2 % needed")
+    return judge
+
+
+@torch.no_grad()
+def share_recognised(judge: Judge, images: Tensor, labels: Tensor) -> float:
+    """Share of images whose label the judge sees in them."""
+    seen = torch.cat([judge(x).argmax(dim=1) for x in images.split(1000)])
+    return (seen == labels).float().mean().item()
+
+
+@torch.no_grad()
+def frechet(judge: Judge, one: Tensor, other: Tensor) -> float:
+    """Fréchet distance of Gaussians in the judge's features (Heusel 2017)."""
+    moments = []
+    for images in (one, other):
+        features = torch.cat([judge.features(x) for x in images.split(1000)])
+        features = features.double().cpu()
+        moments.append((features.mean(dim=0), features.T.cov()))
+    (mean_1, cov_1), (mean_2, cov_2) = moments
+    # trace of the square root of cov_1 cov_2, from its eigenvalues
+    root = torch.linalg.eigvals(cov_1 @ cov_2).real.clamp(min=0).sqrt().sum()
+    distance = (mean_1 - mean_2).square().sum()
+    return (distance + cov_1.trace() + cov_2.trace() - 2 * root).item()
+
+
+class Concatenating(nn.Module):
+    """A plain MLP that gets the label one-hot beside its input."""
+
+    def __init__(self, *sizes: int, num_classes: int = 10) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        sizes = (sizes[0] + num_classes, *sizes[1:])
+        layers: list[nn.Module] = []
+        for i, o in itertools.pairwise(sizes):
+            layers += [nn.Linear(i, o), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Map ``x`` (B, sizes[0]) to (B, sizes[-1])."""
+        one_hot = F.one_hot(labels, self.num_classes).to(x.dtype)
+        return self.layers(torch.cat([x, one_hot], dim=1))
+
+
+def concatenating_cvae() -> CVAE:
+    """The usual public CVAE, 784-512-256-20 and back."""
+    model = CVAE(20)
+    model.encoder = Concatenating(784, 512, 256, 40)
+    model.decoder = Concatenating(20, 256, 512, 784)
+    return model
+
+
+def row_of(
+    model: CVAE, judge: Judge, nearest: NearestNeighbors, data: dict
+) -> dict[str, float]:
+    """All measurements of one model on the test sets."""
+    cells = definitions()
+    reconstruction, kl = cells.evaluate(model, *data["test"])
+    samples, labels = cells.prior_samples(model, 1000)
+    labels = labels.to(samples.device)
+    row = {
+        "−ELBO": reconstruction + kl,
+        "reconstruction": reconstruction,
+        "KL": kl,
+        "recognised": share_recognised(judge, samples, labels),
+        "Fréchet": frechet(judge, samples, data["test"][0]),
+        "nearest training image": distance_to(nearest, samples),
+    }
+    scores = [
+        cells.model_scores(model, images)
+        for images in (data["test"][0], data["fashion"][0])
+    ]
+    return row | aurocs(scores)
+
+
+def distance_to(nearest: NearestNeighbors, images: Tensor) -> float:
+    """Mean Euclidean distance to the nearest training image."""
+    return nearest.kneighbors(images.flatten(1).cpu())[0].mean()
+
+
+def aurocs(scores: list[dict[str, Tensor]]) -> dict[str, float]:
+    """AUROC of each score, Fashion-MNIST against MNIST."""
+    return {
+        f"AUROC {name}": roc_auc_score(
+            np.repeat([0, 1], [len(of[name]) for of in scores]),
+            torch.cat([of[name] for of in scores]),
+        )
+        for name in scores[0]
+    }
+
+
+def train_as_the_report(
+    model: CVAE, data: Data, epochs: int, seed: int
+) -> float:
+    """Train with the notebook's routine and parameters; return seconds."""
+    p = parameters()
+    start = time.perf_counter()
+    definitions().train(
+        model,
+        *data,
+        epochs,
+        weights=(1.0, p.KL_WEIGHT),
+        batch_size=p.BATCH_SIZE,
+        learning_rate=p.LEARNING_RATE,
+        input_dropout=p.INPUT_DROPOUT,
+        seed=seed,
+    )
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Train, measure, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    seeds = parser.parse_args().seeds
+    p = parameters()
+    device = torch.device("cpu")
+    if torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+    data = {
+        "train": load("MNIST", True, device),
+        "test": load("MNIST", False, device),
+        "fashion": load("FashionMNIST", False, device),
+    }
+    judge = get_judge(data["train"], data["test"])
+    nearest = NearestNeighbors(n_neighbors=1, algorithm="brute")
+    nearest.fit(data["train"][0].flatten(1).cpu())
+
+    ours, flat, seconds = [], [], []
+    for seed in range(p.SEED, p.SEED + seeds):
+        for latent_dim, epochs, rows in (
+            (p.LATENT_DIM, p.EPOCHS, ours),
+            (2, p.EPOCHS_2D, flat),
+        ):
+            torch.manual_seed(seed)
+            model = CVAE(latent_dim).to(device)
+            seconds.append(
+                train_as_the_report(model, data["train"], epochs, seed)
+            )
+            rows.append(row_of(model, judge, nearest, data))
+    torch.manual_seed(p.SEED)
+    baseline = concatenating_cvae().to(device)
+    train_as_the_report(baseline, data["train"], p.EPOCHS, p.SEED)
+    plain = row_of(baseline, judge, nearest, data)
+
+    mean = data["train"][0].mean(dim=0)
+    real = {
+        "recognised": share_recognised(judge, *data["test"]),
+        "Fréchet": frechet(judge, data["train"][0], data["test"][0]),
+        "nearest training image": distance_to(nearest, data["test"][0]),
+    }
+    free = aurocs(
+        [
+            definitions().baseline_scores(data[name][0], mean)
+            for name in ("test", "fashion")
+        ]
+    )
+    print(
+        f"\n| | ours, z = {p.LATENT_DIM} | ours, z = 2 | concatenating "
+        f"| real images |\n|:--|--:|--:|--:|--:|"
+    )
+    for key in ours[0]:
+        texts = [spread([row[key] for row in rows]) for rows in (ours, flat)]
+        texts.append(f"{plain[key]:.5g}")
+        texts.append(f"{real[key]:.5g}" if key in real else "")
+        print(f"| {key} | {' | '.join(texts)} |")
+    ratio = [row["Fréchet"] / plain["Fréchet"] for row in ours]
+    print(f"| Fréchet, share of concatenating | {spread(ratio)} | | 1 | |")
+    for key, value in free.items():
+        print(f"| {key} (no model) | | | | {value:.5f} |")
+    main_seconds, flat_seconds = np.array(seconds).reshape(-1, 2).T
+    print(
+        f"\nMean ± standard deviation of {seeds} seeds. Training: "
+        f"{np.median(main_seconds):.0f} s (z = {p.LATENT_DIM}, {p.EPOCHS} "
+        f"epochs), {np.median(flat_seconds):.0f} s (z = 2, {p.EPOCHS_2D} "
+        f"epochs); the report's four trainings together "
+        f"{np.median(main_seconds + 3 * flat_seconds):.0f} s on {device}, "
+        f"{torch.get_num_threads()} threads."
+    )
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation, five digits."""
+    return f"{np.mean(values):.5g} ± {np.std(values):.1g}"
+
+
+if __name__ == "__main__":
+    report.matplotlib.use("Agg")
+    main()

@@ -1,0 +1,214 @@
+"""How fast the report's training loop is, against the machine and the usual.
+
+    DATA_DIR=… python benchmarks/speed.py
+
+In one run, interleaved: (a) the float32 matrix-product ceiling of this
+machine, (b) the notebook's training loop with its model, (c) the usual loop
+(DataLoader, ToTensor for each image, ``.item()`` in each step, plain Adam)
+with the same model; then time and memory of (b) as data and batches grow,
+each in a process of its own. Medians with the smallest and largest value.
+"""
+
+import contextlib
+import io
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from report import definitions, parameters
+from torch.utils.data import DataLoader, Subset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import datasets
+from torchvision.transforms import ToTensor
+
+from mnist import data_dir, load
+from network import CVAE
+
+REPEATS = 5
+IMAGES = 12_800  # for each repeat of (b)
+USUAL_IMAGES = 3_200  # and of (c)
+FIGURE = Path(__file__).parent / "speed.png"
+
+
+def get_device() -> torch.device:
+    """The accelerator if there is one."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock time of some work, finished also on an accelerator."""
+    start = time.perf_counter()
+    work()
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter() - start
+
+
+def ceiling(device: torch.device, precision: str) -> float:
+    """Operations per second of a large matrix product."""
+    n, repeats = (2048, 10) if device.type == "cpu" else (8192, 50)
+    one, other = torch.randn(2, n, n, device=device)
+    with definitions().matmul_precision(precision):
+        one @ other
+        time_ = seconds(lambda: [one @ other for _ in range(repeats)], device)
+    return repeats * 2 * n**3 / time_
+
+
+def our_loop(model: CVAE, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """One epoch of the notebook's routine."""
+    p = parameters()
+    with contextlib.redirect_stdout(io.StringIO()):  # the progress bar
+        definitions().train(
+            model,
+            images,
+            labels,
+            epochs=1,
+            batch_size=p.BATCH_SIZE,
+            learning_rate=p.LEARNING_RATE,
+            input_dropout=p.INPUT_DROPOUT,
+        )
+
+
+def usual_loop(model: CVAE, loader: DataLoader) -> None:
+    """One epoch as most public notebooks write it."""
+    device = next(model.parameters()).device
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    total = 0.0
+    for images, labels in loader:
+        terms = definitions_once.loss_terms(
+            model, images.to(device), labels.to(device)
+        )
+        loss = terms.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+
+
+definitions_once = definitions()
+
+
+def operations_per_image(model: CVAE, images: torch.Tensor) -> float:
+    """Floating-point operations of one training step, by PyTorch's count."""
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    with FlopCounterMode(display=False) as counter:
+        definitions_once.loss_terms(model, images, labels).sum().backward()
+    model.zero_grad()
+    return counter.get_total_flops() / len(images)
+
+
+def measure_one(task: tuple[int, int]) -> tuple[float, float]:
+    """Seconds and peak memory (MB) of an epoch, in a process of its own."""
+    number, batch_size = task
+    device = get_device()
+    images, labels = load("MNIST", True, device)
+    images, labels = images[:number].clone(), labels[:number].clone()
+    model = CVAE(parameters().LATENT_DIM).to(device)
+
+    def epoch() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            definitions_once.train(
+                model, images, labels, epochs=1, batch_size=batch_size
+            )
+
+    epoch()
+    took = seconds(epoch, device)
+    if device.type != "cpu":
+        return took, torch.accelerator.max_memory_allocated() / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes or kilobytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return took, peak / 1e6
+
+
+def growth_figure(
+    sizes: dict[int, tuple], batches: dict[int, tuple], images: int
+) -> None:
+    """Seconds and memory against training images and batch size."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
+    for ax, rows, label in (
+        (axes[0], sizes, "training images"),
+        (axes[1], batches, f"batch size ({images:,} images)"),
+    ):
+        x = list(rows)
+        took, peak = zip(*rows.values(), strict=True)
+        ax.plot(x, took, "o-", color="C0")
+        ax.set(xlabel=label, ylabel="seconds per epoch")
+        ax.set_ylim(0, None)
+        twin = ax.twinx()
+        twin.plot(x, peak, "s--", color="C1")
+        twin.set_ylabel("peak memory, MB (dashed)")
+        twin.set_ylim(0, None)
+        ax.set_xticks(x)
+    axes[1].set_xscale("log", base=2)
+    axes[1].set_xticks(list(batches), list(batches))
+    fig.savefig(FIGURE, dpi=150)
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    device = get_device()
+    images, labels = load("MNIST", True, device)
+    torch.manual_seed(0)
+    model = CVAE(parameters().LATENT_DIM).to(device)
+    per_image = operations_per_image(model, images[:256])
+    usual = DataLoader(
+        Subset(
+            datasets.MNIST(data_dir(), transform=ToTensor()),
+            range(USUAL_IMAGES),
+        ),
+        batch_size=128,
+        shuffle=True,
+    )
+    few = images[:IMAGES], labels[:IMAGES]
+    our_loop(model, *few)  # warm-up
+    top, top_rounded, ours, theirs = [], [], [], []
+    for _ in range(REPEATS):
+        top.append(ceiling(device, "highest") / 1e9)
+        top_rounded.append(ceiling(device, "medium") / 1e9)
+        took = seconds(lambda: our_loop(model, *few), device)
+        ours.append(IMAGES // 256 * 256 / took)
+        took = seconds(lambda: usual_loop(model, usual), device)
+        theirs.append(USUAL_IMAGES / took)
+    rate = np.array(ours) * per_image / 1e9
+
+    def line(name: str, values: list[float] | np.ndarray, unit: str) -> None:
+        low, mid, high = np.min(values), np.median(values), np.max(values)
+        print(f"| {name} | {mid:,.4g} | {low:,.4g} … {high:,.4g} | {unit} |")
+
+    print(f"{device}, {torch.get_num_threads()} threads, {REPEATS} repeats")
+    print("| | median | smallest … largest | |\n|:--|--:|--:|:--|")
+    line("(a) float32 matrix product", top, "GFLOP/s")
+    line("the same, inputs rounded", top_rounded, "GFLOP/s")
+    line("(b) the report's loop", ours, "images/s")
+    line(f"(b), {per_image / 1e6:.2f} MFLOP per image", rate, "GFLOP/s")
+    line("(b) as a share of (a)", rate / np.array(top), "")
+    line("(c) the usual loop", theirs, "images/s")
+    line("(b) / (c)", np.array(ours) / np.array(theirs), "times")
+
+    context = multiprocessing.get_context("spawn")
+    tasks = [(n, 256) for n in (15_000, 30_000, 60_000)]
+    tasks += [(15_000, batch) for batch in (64, 128, 512, 1024)]
+    results = {}
+    for task in tasks:
+        with context.Pool(1) as pool:
+            results[task] = pool.apply(measure_one, (task,))
+    print("\n| images | batch | s per epoch | peak memory, MB |")
+    print("|--:|--:|--:|--:|")
+    for (number, batch), (took, peak) in results.items():
+        print(f"| {number:,} | {batch} | {took:.2f} | {peak:,.0f} |")
+    sizes = {n: results[n, b] for n, b in tasks if b == 256}
+    batches = {b: results[n, b] for n, b in sorted(tasks) if n == 15_000}
+    growth_figure(sizes, batches, 15_000)
+
+
+if __name__ == "__main__":
+    main()

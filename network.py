@@ -1,0 +1,173 @@
+"""A class-conditional variational autoencoder (CVAE) for 28 x 28 images.
+
+Kingma & Welling, "Auto-Encoding Variational Bayes" (arXiv:1312.6114), with
+the class label given to encoder and decoder as in Sohn et al., "Learning
+Structured Output Representation using Deep Conditional Generative Models"
+(NeurIPS 2015). The label enters every hidden layer as a scale and a shift
+(FiLM, Perez et al., arXiv:1709.07871).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGE_SHAPE = (1, 28, 28)
+NUM_PIXELS = 28 * 28
+
+
+class FiLMLayer(nn.Module):
+    """A linear layer whose output each class scales and shifts, then SiLU."""
+
+    def __init__(
+        self, in_features: int, out_features: int, num_classes: int
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features)
+        # one row per class: (scale - 1, shift); zeros start all classes equal
+        self.film = nn.Embedding(num_classes, 2 * out_features)
+        nn.init.zeros_(self.film.weight)
+
+    def forward(self, h: Tensor, labels: Tensor) -> Tensor:
+        """Map ``h`` (B, in_features) to (B, out_features)."""
+        scale, shift = self.film(labels).chunk(2, dim=1)
+        return F.silu(torch.addcmul(shift, self.linear(h), 1 + scale))
+
+
+class ConditionalMLP(nn.Module):
+    """Hidden FiLM layers with residual connections and a linear output."""
+
+    def __init__(
+        self,
+        in_features: int,
+        width: int,
+        depth: int,
+        out_features: int,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.first = FiLMLayer(in_features, width, num_classes)
+        self.residual = nn.ModuleList(
+            FiLMLayer(width, width, num_classes) for _ in range(depth - 1)
+        )
+        self.last = nn.Linear(width, out_features)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Map ``x`` (B, in_features) to (B, out_features)."""
+        h = self.first(x, labels)  # (B, width)
+        for layer in self.residual:
+            h = h + layer(h, labels)
+        return self.last(h)
+
+
+class CVAE(nn.Module):
+    """Gaussian posterior q(z|x, y), Bernoulli likelihood p(x|z, y).
+
+    The prior p(z) is N(0, I) for every class. Images are (B, 1, 28, 28)
+    floats in [0, 1], labels (B,) int64 in 0 … num_classes - 1.
+
+    Args:
+        latent_dim: Dimension of z.
+        num_classes: Number of class labels.
+        width: Hidden units per layer.
+    """
+
+    def __init__(
+        self, latent_dim: int, num_classes: int = 10, width: int = 512
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.num_classes = num_classes
+        self.encoder = ConditionalMLP(
+            NUM_PIXELS, width, 2, 2 * latent_dim, num_classes
+        )
+        self.decoder = ConditionalMLP(
+            latent_dim, width, 3, NUM_PIXELS, num_classes
+        )
+
+    def encode(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters of the posterior q(z|x, y) = N(mu, diag(exp(logvar))).
+
+        Returns:
+            mu, logvar: (B, latent_dim) each.
+
+        Raises:
+            ValueError: Images or labels of the wrong shape, type or range.
+        """
+        self._check(images, IMAGE_SHAPE, "images", labels)
+        mu_logvar = self.encoder(images.flatten(1), labels)
+        mu, logvar = mu_logvar.chunk(2, dim=1)  # (B, latent_dim) each
+        return mu, logvar
+
+    def decode(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Logits of the pixels' Bernoulli means under p(x|z, y).
+
+        Returns:
+            logits: (B, 1, 28, 28); their sigmoid is the mean image.
+
+        Raises:
+            ValueError: z or labels of the wrong shape, type or range.
+        """
+        self._check(z, (self.latent_dim,), "z", labels)
+        return self.decoder(z, labels).view(-1, *IMAGE_SHAPE)
+
+    def forward(
+        self, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode, draw one z per image, decode.
+
+        Returns:
+            logits (B, 1, 28, 28), mu and logvar (B, latent_dim).
+
+        Raises:
+            ValueError: Images or labels of the wrong shape, type or range.
+        """
+        mu, logvar = self.encode(images, labels)
+        return self.decode(reparametrise(mu, logvar), labels), mu, logvar
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, z: Tensor | None = None) -> Tensor:
+        """Mean images of p(x|z, y), one per label, z from the prior if None.
+
+        Returns:
+            images: (B, 1, 28, 28) in [0, 1].
+
+        Raises:
+            ValueError: z or labels of the wrong shape, type or range.
+        """
+        if z is None:
+            z = torch.randn(
+                len(labels), self.latent_dim, device=labels.device
+            )
+        return self.decode(z, labels).sigmoid()
+
+    def _check(
+        self, x: Tensor, shape: tuple[int, ...], name: str, labels: Tensor
+    ) -> None:
+        if x.shape[1:] != shape or not x.is_floating_point():
+            raise ValueError(
+                f"{name} must be floats of shape (B, "
+                f"{', '.join(map(str, shape))}), not {x.dtype} of "
+                f"{tuple(x.shape)}"
+            )
+        if labels.shape != x.shape[:1] or labels.dtype != torch.int64:
+            raise ValueError(
+                f"labels must be int64 of shape ({len(x)},), one per row of "
+                f"{name}, not {labels.dtype} of {tuple(labels.shape)}"
+            )
+        # an accelerator would have to be waited for; its own index check
+        # stops labels out of range there
+        if labels.device.type == "cpu" and len(labels):
+            low, high = labels.aminmax()
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"labels must be in 0 … {self.num_classes - 1}, not "
+                    f"{low} … {high}"
+                )
+
+
+def reparametrise(mu: Tensor, logvar: Tensor) -> Tensor:
+    """Draw z = mu + sigma * eps, eps ~ N(0, I), so that gradients reach both.
+
+    Kingma & Welling, section 2.4. All tensors are (B, latent_dim).
+    """
+    return mu + torch.randn_like(mu) * (0.5 * logvar).exp()

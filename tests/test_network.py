@@ -1,0 +1,126 @@
+"""network.py: shapes, conditioning on the label, refusals."""
+
+import pytest
+import torch
+
+from network import CVAE, reparametrise
+
+
+@pytest.fixture
+def model() -> CVAE:
+    torch.manual_seed(0)
+    model = CVAE(latent_dim=3)
+    # training moves these; at zero the classes would still be equal
+    for name, parameter in model.named_parameters():
+        if "film" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def batch(size: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(size, 1, 28, 28), torch.arange(size) % 10
+
+
+def test_shapes(model: CVAE) -> None:
+    images, labels = batch()
+    logits, mu, logvar = model(images, labels)
+    assert logits.shape == images.shape
+    assert mu.shape == logvar.shape == (4, 3)
+    samples = model.sample(labels)
+    assert samples.shape == images.shape
+    assert samples.min() >= 0 and samples.max() <= 1
+
+
+def test_the_label_changes_the_encoder(model: CVAE) -> None:
+    images, labels = batch()
+    for one, other in zip(
+        model.encode(images, labels),
+        model.encode(images, labels + 1),
+        strict=True,
+    ):
+        assert ((one - other).abs().amax(dim=1) > 1e-3).all()
+
+
+def test_the_label_changes_the_decoder(model: CVAE) -> None:
+    _, labels = batch()
+    z = torch.randn(4, 3)
+    difference = model.decode(z, labels) - model.decode(z, labels + 1)
+    assert (difference.flatten(1).abs().amax(dim=1) > 1e-3).all()
+
+
+def test_labels_reach_gradients_in_both_networks() -> None:
+    model = CVAE(latent_dim=2)
+    images, labels = batch()
+    logits, mu, logvar = model(images, labels)
+    (logits.sum() + mu.sum() + logvar.sum()).backward()
+    for network in (model.encoder, model.decoder):
+        films = [
+            parameter.grad
+            for name, parameter in network.named_parameters()
+            if "film" in name
+        ]
+        assert films
+        assert all(grad[labels].abs().sum() > 0 for grad in films)
+
+
+def test_sample_is_the_decoded_z(model: CVAE) -> None:
+    z, labels = torch.randn(4, 3), torch.arange(4)
+    expected = model.decode(z, labels).sigmoid()
+    torch.testing.assert_close(model.sample(labels, z), expected)
+
+
+def test_reparametrise_has_the_moments_of_the_posterior() -> None:
+    torch.manual_seed(0)
+    mu, logvar = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, -1.0]])
+    z = reparametrise(mu.expand(100_000, 2), logvar.expand(100_000, 2))
+    torch.testing.assert_close(z.mean(0), mu[0], atol=0.02, rtol=0)
+    torch.testing.assert_close(z.var(0), logvar[0].exp(), atol=0.02, rtol=0)
+
+
+def test_reparametrise_lets_gradients_through() -> None:
+    mu = torch.zeros(8, 2, requires_grad=True)
+    logvar = torch.zeros(8, 2, requires_grad=True)
+    reparametrise(mu, logvar).square().sum().backward()
+    assert mu.grad.abs().min() > 0
+    assert logvar.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (
+            torch.rand(4, 28, 28),
+            torch.zeros(4).long(),
+            r"not .*\(4, 28, 28\)",
+        ),
+        (torch.rand(4, 1, 8, 8), torch.zeros(4).long(), r"\(4, 1, 8, 8\)"),
+        (torch.rand(4, 784), torch.zeros(4).long(), r"\(4, 784\)"),
+        (
+            torch.zeros(4, 1, 28, 28, dtype=torch.uint8),
+            torch.zeros(4).long(),
+            "uint8",
+        ),
+        (torch.rand(4, 1, 28, 28), torch.zeros(3).long(), r"\(4,\).*\(3,\)"),
+        (torch.rand(4, 1, 28, 28), torch.zeros(4, 1).long(), r"\(4, 1\)"),
+        (torch.rand(4, 1, 28, 28), torch.zeros(4), "float32"),
+        (torch.rand(4, 1, 28, 28), torch.full((4,), 10), "0 … 9.*10"),
+        (torch.rand(4, 1, 28, 28), torch.full((4,), -1), "0 … 9.*-1"),
+    ],
+)
+def test_bad_input_is_refused(
+    model: CVAE, images: torch.Tensor, labels: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        model(images, labels)
+
+
+def test_bad_z_is_refused(model: CVAE) -> None:
+    with pytest.raises(ValueError, match=r"z must be .*\(B, 3\).*\(4, 2\)"):
+        model.decode(torch.randn(4, 2), torch.zeros(4).long())
+    with pytest.raises(ValueError, match="0 … 9"):
+        model.sample(torch.tensor([3, 12]))
+
+
+def test_one_class_is_an_unconditional_vae() -> None:
+    model = CVAE(latent_dim=2, num_classes=1)
+    assert model.sample(torch.zeros(5).long()).shape == (5, 1, 28, 28)
