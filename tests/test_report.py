@@ -87,6 +87,22 @@ def test_loss_terms_are_means_over_the_batch(report: Report) -> None:
     torch.testing.assert_close(terms, torch.stack(expected))
 
 
+def test_dropout_hides_pixels_from_the_encoder_alone(
+    report: Report,
+) -> None:
+    model = small_cvae()
+    images, labels = torch.rand(5, 1, 28, 28), torch.arange(5)
+    torch.manual_seed(3)
+    terms = report.loss_terms(model, images, labels, input_dropout=1.0)
+    mu, logvar = model.encode(torch.zeros_like(images), labels)
+    torch.testing.assert_close(
+        terms[1], report.kl_divergence(mu, logvar).mean()
+    )
+    far = model.decode(mu, labels)  # z is drawn; the target is not hidden
+    whole = report.reconstruction_loss(far, images).mean()
+    torch.testing.assert_close(terms[0], whole, rtol=0.05, atol=0)
+
+
 def test_training_lowers_the_loss(report: Report, digits: tuple) -> None:
     history = quick(report, small_cvae(), digits)
     steps = len(digits[0]) // 64
