@@ -28,7 +28,7 @@ from traitlets import Unicode, default
 from traitlets.config import Config
 
 from submission import SubmissionError, markdown
-from submission.markdown import GFM, ContentError, Node
+from submission.markdown import GFM, ContentError, Node, breakable
 from submission.notebook import (
     ANSI,
     check_name,
@@ -73,18 +73,14 @@ def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def breakable(text: str) -> str:
-    """Allow line breaks in words that are wider than half a line."""
-    return re.sub(
-        r"\S{40,}",
-        lambda match: re.sub(r"(.{5})(?=.)", "\\1\u200b", match[0]),
-        text,
-    )
-
-
 def typst_function(name: str, *texts: str) -> str:
     """A call of one of the template's functions."""
     return f"#{name}({', '.join(quote(text) for text in texts)})"
+
+
+def typst_image(function: str, name: str, alt: str) -> str:
+    """A picture in one of the template's functions."""
+    return f"#{function}(image({quote(name)}, alt: {quote(alt)}))"
 
 
 @dataclass
@@ -150,7 +146,7 @@ class TypstPreprocessor(Preprocessor):
         for mime, suffix in PICTURES.items():
             if mime in data:
                 name = self._save(content(data[mime], mime, index), suffix)
-                return typst_output(typst_function("figure-block", name, ""))
+                return typst_output(typst_image("figure-block", name, ""))
         formula = FORMULA.fullmatch(as_text(data.get("text/latex")).strip())
         if formula:
             tex = next(filter(None, formula.groups()))
@@ -192,6 +188,8 @@ class TypstPreprocessor(Preprocessor):
                             "delete it.",
                         )
                     markdown.check(job.cell, blocks)
+                else:
+                    job.blocks = data_tables(blocks)
         self._title(nb)
         self._headings()
         for job in self.texts:
@@ -201,7 +199,7 @@ class TypstPreprocessor(Preprocessor):
             for node in markdown.nodes(job.blocks):
                 if node["t"] == "Image":
                     name, alt = self._picture(node, job)
-                    call = typst_function("inline-picture", name, alt)
+                    call = typst_image("inline-picture", name, alt)
                     node.update(t="RawInline", c=["typst", call])
         try:
             converted = markdown.write([job.blocks for job in self.texts])
@@ -247,7 +245,9 @@ class TypstPreprocessor(Preprocessor):
             node["c"][1] = [f"heading-{number}", [], []]
             words = markdown.plain(node["c"][2])
             anchors.setdefault(markdown.slug(words), f"#heading-{number}")
-            self.doc["headings"].append(words)
+            # Typst spells formulas in its own way.
+            math = any(n["t"] == "Math" for n in markdown.nodes(node))
+            self.doc["headings"].append("" if math else words)
         for job in self.texts:
             for node in markdown.nodes(job.blocks):
                 if node["t"] == "Link" and node["c"][2][0].startswith("#"):
@@ -261,7 +261,7 @@ class TypstPreprocessor(Preprocessor):
         """A paragraph that is just a picture is a figure of its own."""
         if block["t"] == "Para" and [n["t"] for n in block["c"]] == ["Image"]:
             name, alt = self._picture(block["c"][0], job)
-            return markdown.typst(typst_function("figure-block", name, alt))
+            return markdown.typst(typst_image("figure-block", name, alt))
         return block
 
     def _picture(self, node: Node, job: Text) -> tuple[str, str]:
@@ -318,6 +318,24 @@ def wrapped(function: str, inlines: list[Node]) -> list[Node]:
         {"t": "Plain", "c": inlines},
         markdown.typst("]"),
     ]
+
+
+def data_tables(blocks: list[Node]) -> list[Node]:
+    """What a data frame's HTML holds, its numbers flush right."""
+    flat = []
+    for block in blocks:
+        if block["t"] == "Div":
+            flat += data_tables(block["c"][1])
+        else:
+            flat.append(block)
+    for node in markdown.nodes(flat):
+        if node["t"] == "Table":
+            for column in node["c"][2]:
+                if column[0]["t"] == "AlignDefault":
+                    column[0] = {"t": "AlignRight"}
+        elif node["t"] == "Image":
+            node.update(t="Span", c=[["", [], []], node["c"][1]])
+    return flat
 
 
 def as_text(data: str | list[str] | None) -> str:
@@ -407,8 +425,9 @@ class TypstPDFExporter(TemplateExporter):
         """Convert a notebook to a PDF.
 
         Returns:
-            The PDF, and nbconvert's resources; ``headings`` in them lists
-            the headings that the PDF's outline has.
+            The PDF, and nbconvert's resources; in them, ``headings`` lists
+            what the PDF's outline has ('' for a heading with a formula),
+            ``pictures`` counts its different pixel images.
 
         Raises:
             ExportError: the PDF would not show what the notebook says; the
@@ -441,6 +460,13 @@ class TypstPDFExporter(TemplateExporter):
         )
         doc = resources.pop("typst")
         resources["headings"] = doc["headings"]
+        resources["pictures"] = len(
+            {
+                data
+                for name, data in doc["files"].items()
+                if name.endswith((".png", ".jpg", ".jpeg"))
+            }
+        )
         return typeset(source, doc["files"], doc["where"]), resources
 
 
@@ -511,8 +537,9 @@ def located(diagnostic: str, source: str, where: list[str]) -> str:
     message = diagnostic.strip().splitlines()[0]
     message = re.sub(r"^(error|warning): (PDF/A-2b error: )?", "", message)
     message = re.sub(r" with font .*", " with any font", message)
-    line = re.search(r"main\.typ:(\d+):", diagnostic)
-    above = source.splitlines()[: int(line[1])] if line else []
+    # Among the lines of a chain of calls, the cell's own stands last.
+    lines = re.findall(r"main\.typ:(\d+):", diagnostic)
+    above = source.splitlines()[: max(map(int, lines), default=0)]
     cells = re.findall(r"(?m)^// cell (\d+)$", "\n".join(above))
     place = where[int(cells[-1])] if cells else "the PDF"
     return f"{place}: {message}"

@@ -173,9 +173,42 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w-]", "", heading.strip().replace(" ", "-")).lower()
 
 
+VERBATIM_OR_MATH = re.compile(
+    r"""(?msx)
+    ^[ ]{0,3}(?P<fence>`{3,}|~{3,}).*?(?:^[ ]{0,3}(?P=fence)|\Z)
+    | (?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)
+    | (?P<dollar>\\\$)
+    | \\.
+    | ^(?P<before>[^>\n]*?)\$\$(?P<math>(?:(?!\n[ ]*\n)[^$%])+)\$\$
+    """
+)
+
+
+def breakable(text: str) -> str:
+    """Allow line breaks in words that are wider than half a line."""
+    return re.sub(
+        r"\S{40,}",
+        lambda match: re.sub(r"(.{5})(?=.)", "\\1\u200b", match[0]),
+        text,
+    )
+
+
 def protect(text: str) -> str:
-    """Mark the dollar signs that the author escaped."""
-    return re.sub(r"(?<!\\)((?:\\\\)*)\\\$", rf"\1{ESCAPED_DOLLAR}", text)
+    """Mark escaped dollar signs and put display formulas on one line.
+
+    Jupyter looks for formulas first, pandoc for lists: a line of a formula
+    that starts with a plus sign would be an item of one.
+    """
+
+    def mend(match: re.Match[str]) -> str:
+        if match["dollar"]:
+            return ESCAPED_DOLLAR
+        if match["math"]:
+            before = protect(match["before"])
+            return f"{before}$${' '.join(match['math'].split())}$$"
+        return match[0]
+
+    return VERBATIM_OR_MATH.sub(mend, text)
 
 
 def check(index: int, blocks: list[Node]) -> None:
@@ -236,8 +269,10 @@ def _restore(tree: Any) -> None:  # noqa: ANN401
     for node in nodes(tree):
         content = node.get("c")
         if node["t"] == "Str":
-            node["c"] = content.replace(ESCAPED_DOLLAR, "$")
-        elif node["t"] in ("Code", "CodeBlock", "Math"):
+            node["c"] = breakable(content.replace(ESCAPED_DOLLAR, "$"))
+        elif node["t"] in ("Code", "CodeBlock"):
+            content[1] = breakable(content[1].replace(ESCAPED_DOLLAR, r"\$"))
+        elif node["t"] == "Math":
             content[1] = content[1].replace(ESCAPED_DOLLAR, r"\$")
         elif node["t"] in ("Link", "Image"):
             content[2] = [
