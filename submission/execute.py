@@ -100,7 +100,10 @@ class Screen:
         text = "\n".join(line.rstrip(" ") for line in self.lines)
         if self.left_out:
             text += f"\n[… {self.left_out:,} characters left out here …]\n"
-        if all(PROGRESS_BAR.fullmatch(line) for line in self.lines):
+        if all(
+            len(line) < 300 and PROGRESS_BAR.fullmatch(line)
+            for line in self.lines
+        ):
             return ""
         return text
 
@@ -114,8 +117,9 @@ class Status:
         self.place = self.news = ""
         self.start = time.monotonic()
         self.stopped = threading.Event()
+        self.ticking = threading.Thread(target=self._tick, daemon=True)
         if self.live:
-            threading.Thread(target=self._tick, daemon=True).start()
+            self.ticking.start()
 
     def cell(self, number: int, total: int, heading: str) -> None:
         """A cell begins."""
@@ -137,6 +141,7 @@ class Status:
         """Wipe the live line."""
         self.stopped.set()
         if self.live:
+            self.ticking.join()
             self.stream.write("\r\x1b[K")
             self.stream.flush()
 
@@ -225,7 +230,6 @@ def run(
     folder: Path,
     env: dict[str, str],
     timeout: int | None,
-    stream: TextIO = sys.stderr,
 ) -> None:
     """Run all code cells in place; on an error the notebook holds the rest.
 
@@ -234,7 +238,6 @@ def run(
         folder: the kernel's working directory.
         env: the kernel's environment.
         timeout: seconds that one cell may take.
-        stream: where progress is shown.
 
     Raises:
         DataUnavailable: a cell raised an exception of that name.
@@ -247,7 +250,7 @@ def run(
     log = logging.getLogger("submission.kernel")
     log.addHandler(logging.NullHandler())
     log.propagate = False
-    status = Status(stream)
+    status = Status(sys.stderr)
     manager = AsyncKernelManager(
         kernel_spec_manager=ThisInterpreter(),
         kernel_name="python3",
@@ -260,7 +263,8 @@ def run(
         status=status,
         timeout=timeout,
         record_timing=False,
-        coalesce_streams=True,
+        # Client joins the streams itself, as a terminal would.
+        coalesce_streams=False,
         store_widget_state=False,
         iopub_timeout=60,
         log=log,

@@ -112,7 +112,11 @@ class TypstPreprocessor(Preprocessor):
         try:
             for cell in nb.cells:
                 index = cell.metadata.typst_index
-                if cell.cell_type == "markdown":
+                if cell.metadata.get("transient", {}).get("remove_source"):
+                    cell.source = ""
+                if cell.cell_type == "raw":
+                    cell.source = typst_function("out-stdout", cell.source)
+                elif cell.cell_type == "markdown":
                     self.texts.append(
                         Text(index, cell.source, GFM, cell, "source")
                     )
@@ -122,7 +126,9 @@ class TypstPreprocessor(Preprocessor):
                     ]
                     cell.outputs = [out for out in outputs if out is not None]
                     if cell.source.strip():
-                        function = "code-above" if cell.outputs else "code"
+                        function = (
+                            "code-above" if cell.outputs else "code-cell"
+                        )
                         cell.source = typst_function(
                             function, language, breakable(cell.source.strip())
                         )
@@ -136,10 +142,10 @@ class TypstPreprocessor(Preprocessor):
     def _output(self, out: NotebookNode, index: int) -> NotebookNode | None:
         """One output as Typst, or None where there is nothing to print."""
         if out.output_type == "stream":
-            function = "stream" if out.name == "stdout" else "stderr"
+            function = "out-stdout" if out.name == "stdout" else "out-stderr"
             return printed(function, out.text)
         if out.output_type == "error":
-            return printed("traceback", "\n".join(out.traceback))
+            return printed("out-error", "\n".join(out.traceback))
         data = out.data
         if any("javascript" in mime or "widget" in mime for mime in data):
             return None
@@ -161,7 +167,11 @@ class TypstPreprocessor(Preprocessor):
             job = Text(index, text, GFM, typst_output(""), TYPST)
         else:
             text = as_text(data.get("text/plain"))
-            return None if OBJECT.fullmatch(text) else printed("stream", text)
+            return (
+                None
+                if OBJECT.fullmatch(text)
+                else printed("out-stdout", text)
+            )
         output = job.target
         job.target = output.data
         self.texts.append(job)

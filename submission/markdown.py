@@ -96,7 +96,22 @@ def read(texts: Sequence[str], reader: str) -> list[list[Node]]:
             parts.append([])
         else:
             parts[-1].append(block)
+    _strip_attributes(parts)
     return parts[:-1]
+
+
+def _strip_attributes(tree: Any) -> None:  # noqa: ANN401
+    """Drop key-value attributes: pandoc writes "typst:…" ones as code."""
+    match tree:
+        case [str(), [*classes], [*_]] if all(
+            isinstance(name, str) for name in classes
+        ):
+            tree[2] = []
+        case list():
+            for part in tree:
+                _strip_attributes(part)
+        case {"c": content}:
+            _strip_attributes(content)
 
 
 def write(parts: Sequence[list[Node]]) -> list[str]:

@@ -7,10 +7,9 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from submission import SubmissionError
+from submission import EXAMPLE, SubmissionError
 
 PLACEHOLDER = "Surname-MatriculationNumber"
-EXAMPLE = "Muster-12345678"
 # Leaves room for "-DEMO.pdf" and a temporary suffix in 255 bytes.
 MAX_NAME_BYTES = 200
 MAX_TEXT = 100_000

@@ -3,9 +3,11 @@
 import base64
 import io
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
+import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import (
     new_code_cell,
@@ -78,7 +80,8 @@ def export(*cells: NotebookNode, **traits: Any) -> PdfReader:
 def text(reader: PdfReader) -> str:
     """All pages' words; letters of formulas as plain letters."""
     pages = "\n".join(page.extract_text() for page in reader.pages)
-    return unicodedata.normalize("NFKC", pages)
+    # Long words may break at an invisible space.
+    return unicodedata.normalize("NFKC", pages).replace("\u200b", "")
 
 
 def headings(reader: PdfReader) -> list[tuple[int, str]]:
@@ -101,3 +104,21 @@ def pictures(reader: PdfReader) -> list[int]:
     return [
         len(page["/Resources"].get("/XObject", {})) for page in reader.pages
     ]
+
+
+def save(*cells: NotebookNode, name: str = "report.ipynb") -> None:
+    """Write an unexecuted notebook into the current folder."""
+    nb = notebook(*cells)
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.execution_count = None
+    nbformat.write(nb, name)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """All files of a folder and what they hold, hidden ones too."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
