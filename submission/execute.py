@@ -133,7 +133,8 @@ class Status:
     def output(self, text: str) -> None:
         """The running cell printed something; keep its last line."""
         lines = re.split(r"[\r\n]+", ANSI.sub("", text[-2000:]))
-        self.news = next((s.strip() for s in lines[::-1] if s.strip()), "")
+        lines = [line.strip() for line in lines if line.strip()]
+        self.news = lines[-1] if lines else self.news
         if self.live:
             self._draw()
 
@@ -197,16 +198,11 @@ class Client(NotebookClient):
             self.screens[-1][1].feed(text)
         return out
 
-    def settle(self, cell: NotebookNode) -> None:
+    def settle(self) -> None:
         """Put the screens' text into the cell that just ended."""
         for out, screen in self.screens:
             out["text"] = screen.text()
         self.screens.clear()
-        cell.outputs = [
-            out
-            for out in cell.outputs
-            if out.output_type != "stream" or out.text
-        ]
 
 
 class ThisInterpreter(KernelSpecManager):
@@ -277,6 +273,14 @@ def run(
                 _run_cell(client, index, number)
     finally:
         status.close()
+        # Not before: a later cell may still update a display by its place.
+        for cell in nb.cells:
+            if cell.cell_type == "code":
+                cell.outputs = [
+                    out
+                    for out in cell.outputs
+                    if out.output_type != "stream" or out.text
+                ]
 
 
 @contextlib.contextmanager
@@ -316,7 +320,7 @@ def _run_cell(client: Client, index: int, number: int) -> None:
     """Run one cell; say in the student's words how it failed."""
     nb = client.nb
     cell = nb.cells[index]
-    client.on_cell_executed = lambda **_: client.settle(cell)
+    client.on_cell_executed = lambda **_: client.settle()
     try:
         client.execute_cell(cell, index, execution_count=number)
     except CellExecutionError as error:
@@ -342,7 +346,7 @@ def _run_cell(client: Client, index: int, number: int) -> None:
             "memory.\nTry smaller batches, or close other programs.",
         ) from error
     finally:
-        client.settle(cell)
+        client.settle()
 
 
 def _failed(nb: NotebookNode, index: int, what: str) -> CellFailed:

@@ -229,6 +229,20 @@ def test_huge_output(project: Path, capsys: Capture) -> None:
     assert "characters left out here" in packed.decode()
 
 
+def test_display_that_a_later_cell_updates(project: Path) -> None:
+    save(
+        code(
+            "from IPython.display import Markdown, display\n"
+            "print('bar', end='\\r   \\r')\n"
+            "handle = display(Markdown('first'), display_id=True)"
+        ),
+        code("handle.update(Markdown('**final** words'))"),
+    )
+    assert main(["--name", NAME]) == 0
+    shown = text(PdfReader(f"{NAME}.pdf"))
+    assert "\nfinal words" in shown and "\nfirst" not in shown
+
+
 def test_kernel_spec_of_another_installation_is_ignored(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
