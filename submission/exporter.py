@@ -47,7 +47,7 @@ PICTURES = {
     "image/jpeg": ".jpg",
 }
 # "<IPython.core.display.HTML object>" stands for something left out.
-OBJECT = re.compile(r"<[\w.]+ object(?: at 0x[0-9a-f]+)?>")
+OBJECT = re.compile(r"<[\w.]+ (?:object(?: at 0x[0-9a-f]+)?|display_id=.*)>")
 FORMULA = re.compile(
     r"(?s)\$\$(?P<a>.+)\$\$|\$(?P<b>.+)\$|\\\[(?P<c>.+)\\\]"
     r"|(?P<d>\\begin\{(?:equation|align|gather)\*?\}.+\})"

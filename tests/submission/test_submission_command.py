@@ -264,9 +264,9 @@ def test_output_folder_not_writable(project: Path, capsys: Capture) -> None:
     assert "/proc" in error and "Traceback" not in error
 
 
-@pytest.mark.parametrize("limit", [20_000, 60_000])
+@pytest.mark.parametrize("limit", [10_000, 20_000, 60_000])
 def test_disk_full(project: Path, limit: int) -> None:
-    """No file may grow beyond the limit: first the PDF, then the ZIP."""
+    """No file may grow beyond the limit: a figure, the PDF, the ZIP."""
     figure = (
         "import os, sys\nopen('figures/noise.bin', 'wb')"
         ".write(os.urandom(15_000))"

@@ -220,6 +220,7 @@ def test_every_kind_of_output() -> None:
                     text_html="<i>x</i>",
                     text_plain="<IPython.core.display.HTML object>",
                 ),
+                display(text_plain="<DisplayHandle display_id=abc>"),
             ),
         )
     )
@@ -241,6 +242,7 @@ def test_every_kind_of_output() -> None:
         "alert",
         "FloatProgress",
         "IPython",
+        "DisplayHandle",
         "[31m",
         "\x1b",
         "**",
@@ -313,6 +315,17 @@ def test_wide_table_fits_the_page() -> None:
     shown = text(export(code("1", display(text_html=table))))
     # Overlapping columns would run into each other.
     assert re.search(r"column_0\s+column_1\s+column_2", shown)
+
+
+@pytest.mark.parametrize(("rows", "pages"), [(12, {1}), (120, {3, 4})])
+def test_only_a_long_table_runs_over_a_page(
+    rows: int, pages: set[int]
+) -> None:
+    table = "| a | b |\n|---|---|\n" + "| 1 | entry |\n" * rows
+    reader = export(markdown("Filler.\n\n" * 34 + table))
+    on = [p for p in reader.pages if "entry" in p.extract_text()]
+    assert len(on) in pages
+    assert text(reader).count("entry") == rows
 
 
 @pytest.mark.parametrize("filler", range(30, 50, 4))
