@@ -92,7 +92,13 @@ def test_placeholder_builds_but_is_not_ready(
 
 
 def test_demo(project: Path, capsys: Capture) -> None:
-    save(markdown("# A"), code("import os\nprint(os.environ['DEMO'])"))
+    save(
+        markdown("# A"),
+        code(
+            "import os\nprint(os.environ['DEMO'])\n"
+            "open('figures/a.txt', 'w').write('demo')"
+        ),
+    )
     assert main(["--name", NAME, "--demo"]) == 0
     assert "not a submission" in last_line(capsys)
     members = unpack(f"{NAME}-DEMO.zip")
@@ -341,6 +347,7 @@ def test_stopped_in_the_middle(
     else:
         while not alive(mark, "ipykernel_launcher"):
             time.sleep(0.02)
+        time.sleep(0.3)
     assert alive(mark, "ipykernel_launcher")
     process.send_signal(number)
     _, error = process.communicate(timeout=20)
@@ -348,9 +355,9 @@ def test_stopped_in_the_middle(
     assert "Stopped" in error and "Traceback" not in error
     assert snapshot(project) == before
     assert not list(scratch.iterdir())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 0.5
     while alive(mark) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.02)
     assert not alive(mark)
 
 
@@ -430,3 +437,13 @@ def test_help_does_not_wait_for_the_libraries() -> None:
         "except SystemExit: assert 'nbconvert' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
+def test_workers_of_a_cell_end_with_the_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUBMISSION_TEST", str(project))
+    save(code("import subprocess\np = subprocess.Popen(['sleep', '300'])"))
+    assert main(["--name", NAME]) == 0
+    assert not alive(f"SUBMISSION_TEST={project}")

@@ -114,7 +114,10 @@ def test_what_has_one_clear_meaning_is_kept() -> None:
 
 
 # pandoc would write such an attribute as code of Typst's own.
-SPELL = 'typst:fill="panic()" typst:text:fill="panic()"'
+SPELL = (
+    '<table typst:fill="panic()"><tr><td data-typst:text:fill="panic()">4.5'
+    '</td></tr></table><div typst:fill="panic()"><p>rows</p></div>'
+)
 
 
 def test_nothing_in_a_cell_is_executed_as_typst() -> None:
@@ -127,7 +130,7 @@ def test_nothing_in_a_cell_is_executed_as_typst() -> None:
         code(f"# {attack}", stdout(attack)),
         new_raw_cell(attack),
         markdown(f"```{{=typst}}\n{attack}\n```\n\n`{attack}`{{=typst}}"),
-        code("4", display(text_html=f"<table {SPELL}><tr><td {SPELL}>4.5")),
+        code("4", display(text_html=SPELL)),
         code("2", display(text_plain=attack, image_png=figure())),
         code("3", display(text_plain="]" + attack + '")')),
         author=f"{NAME}",
