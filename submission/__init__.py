@@ -1,1 +1,7 @@
 """From a Jupyter notebook to a checked PDF and ZIP, with pip alone."""
+
+EXAMPLE = "Muster-12345678"
+
+
+class SubmissionError(Exception):
+    """What is wrong and how to mend it, in words for the student."""

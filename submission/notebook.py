@@ -1,0 +1,127 @@
+"""The notebook file: reading it, naming its cells, putting in the name."""
+
+import re
+import unicodedata
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from submission import EXAMPLE, SubmissionError
+
+PLACEHOLDER = "Surname-MatriculationNumber"
+# Leaves room for "-DEMO.pdf" and a temporary suffix in 255 bytes.
+MAX_NAME_BYTES = 200
+MAX_TEXT = 100_000
+
+ANSI = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))"
+)
+
+
+def check_name(name: str) -> str:
+    """Return the name in one Unicode form if it keeps the sheet's rule.
+
+    Args:
+        name: a surname (letters of any language; hyphens, apostrophes and
+            spaces inside), a hyphen, the matriculation number in digits;
+            or the untouched placeholder.
+
+    Raises:
+        SubmissionError: the name breaks the rule or is too long.
+    """
+    name = unicodedata.normalize("NFC", name)
+    surname, _, number = name.rpartition("-")
+    # Marks belong to the letter before them; Python's \w leaves them out.
+    letters = "".join(
+        "a" if unicodedata.category(char)[0] in "LM" else char
+        for char in surname
+    )
+    if name == PLACEHOLDER or (
+        re.fullmatch(r"a+(?:[-'’ ]a+)*", letters)
+        and not unicodedata.combining(surname[0])
+        and re.fullmatch(r"[0-9]+", number)
+        and len(name.encode()) <= MAX_NAME_BYTES
+    ):
+        return name
+    shown = name if len(name) <= 60 else name[:60] + "…"
+    raise SubmissionError(
+        f"{shown!r} is not a surname, a hyphen and a matriculation number.\n"
+        f"Give it like this: --name {EXAMPLE}, or rename the notebook to "
+        f"{EXAMPLE}.ipynb."
+    )
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """Read a notebook in the current format (version 4).
+
+    Raises:
+        SubmissionError: not there, not a notebook, or no code in it.
+    """
+    try:
+        nb = nbformat.read(path, as_version=4)
+        nbformat.validate(nb)
+    except OSError as error:
+        raise SubmissionError(
+            f"Cannot read {path}: {error.strerror}."
+        ) from error
+    # nbformat lets KeyError, AttributeError and others of its parts through.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SubmissionError(
+            f"{path.name} is not a valid notebook: {reason[:200]}\n"
+            "Open it in Jupyter and save it again, or take an earlier copy."
+        ) from error
+    if not any(is_code(cell) for cell in nb.cells):
+        raise SubmissionError(f"{path.name} has no code cells to hand in.")
+    return nb
+
+
+def is_code(cell: NotebookNode) -> bool:
+    """Whether the cell holds code to run."""
+    return cell.cell_type == "code" and bool(cell.source.strip())
+
+
+def tags(cell: NotebookNode) -> set[str]:
+    """The cell's tags; Jupyter writes hide-input, others hide_input."""
+    return {tag.replace("-", "_") for tag in cell.metadata.get("tags", [])}
+
+
+def section(nb: NotebookNode, index: int) -> str:
+    """The nearest heading above a cell, as plain text ('' if none)."""
+    for cell in reversed(nb.cells[: index + 1]):
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"(?ms)^(```|~~~).*?^\1", "", cell.source)
+            headings = re.findall(r"(?m)^ {0,3}#{1,6}[ \t]+(.+)$", prose)
+            if headings:
+                own = cell is nb.cells[index]
+                return headings[0 if own else -1].strip(" #*\t")
+    return ""
+
+
+def describe(nb: NotebookNode, index: int) -> str:
+    """Name a cell so that a person finds it: place, section, first line."""
+    lines = nb.cells[index].source.strip().splitlines() or [""]
+    first = lines[0][:40] + ("…" if len(lines[0]) > 40 else "")
+    heading = section(nb, index)
+    where = f'section "{heading}", ' if heading else ""
+    return f'cell {index + 1} ({where}"{first}")'
+
+
+def put_name(nb: NotebookNode, name: str) -> None:
+    """Replace the placeholder by the name in all Markdown cells."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace(PLACEHOLDER, name)
+
+
+def shorten(text: str, limit: int = MAX_TEXT) -> str:
+    """Cut the middle out of an overlong text and say so."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    left_out = len(text) - 2 * half
+    return (
+        f"{text[:half]}\n[… {left_out:,} characters left out here …]\n"
+        f"{text[-half:]}"
+    )
