@@ -289,9 +289,13 @@ def test_plots_label_their_axes(report: Report) -> None:
         assert "nats" in ax.get_ylabel()
         for line in ax.lines:
             assert line.get_xdata()[-1] == 15
-    report.plot_samples(bottom[0], torch.rand(10, 4, 1, 28, 28))
-    labels = [text.get_text() for text in bottom[0].get_xticklabels()]
+    report.plot_samples(bottom, torch.rand(10, 4, 1, 28, 28))
+    labels = [
+        text.get_text() for ax in bottom for text in ax.get_xticklabels()
+    ]
     assert labels == ["1", "2", "3", "4"]
+    assert bottom[-1].get_xlabel() == "epoch"
+    bottom[1].clear()
     z, digit = np.random.rand(20, 2), torch.arange(20) % 10
     report.scatter(bottom[1], z, digit, circles=True)
     colors = bottom[1].collections[0].get_facecolors()
