@@ -13,8 +13,18 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_output
 from pypdf import PdfReader
-from zoo import NAME, code, headings, markdown, save, snapshot, text
+from zoo import (
+    NAME,
+    code,
+    headings,
+    markdown,
+    notebook,
+    save,
+    snapshot,
+    text,
+)
 
 from submission.__main__ import main
 
@@ -128,6 +138,40 @@ def test_without_data_it_falls_back_to_the_demo(
     assert [path.name for path in project.glob("*.zip")] == [
         f"{NAME}-DEMO.zip"
     ]
+
+
+@pytest.mark.parametrize("options", [[], ["--no-execute"]])
+def test_notebook_that_says_it_ran_on_stand_ins(
+    project: Path, capsys: Capture, options: list[str]
+) -> None:
+    """However it was run: by hand, in Jupyter with DEMO=1, or always."""
+    mime = "application/vnd.submission.fingerprint+json"
+    source = f"display({{{mime!r}: {{'demo': True}}}}, raw=True)"
+    said = new_output("display_data", data={mime: {"demo": True}})
+    nb = notebook(markdown("# A"), code(source, said))
+    nbformat.write(nb, "report.ipynb")
+    assert main(["--name", NAME, *options]) == 0
+    assert "not a submission" in last_line(capsys)
+    assert [path.name for path in project.glob("*.zip")] == [
+        f"{NAME}-DEMO.zip"
+    ]
+    assert "DEMO:" in PdfReader(f"{NAME}-DEMO.pdf").pages[0].extract_text()
+    assert Path("figures/a.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize(("value", "demo"), [("1", True), ("0", False)])
+def test_demo_asked_for_by_the_environment(
+    project: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+    demo: bool,
+) -> None:
+    monkeypatch.setenv("DEMO", value)
+    save(markdown("# A"), code("1"))
+    assert main(["--name", NAME]) == 0
+    assert ("not a submission" in last_line(capsys)) == demo
+    assert Path(f"{NAME}.zip").exists() != demo
 
 
 REFUSED = [
