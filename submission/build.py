@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from submission.notebook import (
 )
 
 MOODLE_LIMIT = 20_000_000
+EARLIER = "-earlier"
 
 
 def find_notebook(given: Path | None) -> Path:
@@ -90,6 +92,8 @@ def publish(files: dict[Path, bytes]) -> None:
     try:
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, "Is a folder", str(path))
             handle, parts[path] = tempfile.mkstemp(
                 dir=path.parent, prefix=".submission-"
             )
@@ -99,12 +103,39 @@ def publish(files: dict[Path, bytes]) -> None:
                 os.fsync(file.fileno())
             # mkstemp lets nobody else read; a submission is no secret.
             os.chmod(parts[path], 0o644)
-        for path in files:
-            os.replace(parts[path], path)
-            del parts[path]
+        exchange(parts)
     finally:
         for part in parts.values():
-            os.unlink(part)
+            Path(part).unlink(missing_ok=True)
+            Path(part + EARLIER).unlink(missing_ok=True)
+
+
+def exchange(parts: dict[Path, str]) -> None:
+    """Move files to their places, all of them or none.
+
+    A viewer may hold the PDF open (Windows), or Ctrl-C may come between two
+    files: a new PDF beside an old ZIP would be worse than neither.
+
+    Args:
+        parts: where each file belongs, and where it is.
+
+    Raises:
+        OSError: no permission.
+    """
+    earlier: dict[Path, str] = {}
+    try:
+        for path, part in parts.items():
+            earlier[path] = part + EARLIER
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, earlier[path])
+            os.replace(part, path)
+    except BaseException:
+        for path, kept in earlier.items():
+            if os.path.exists(kept):
+                os.replace(kept, path)
+            elif not os.path.exists(parts[path]):
+                path.unlink(missing_ok=True)
+        raise
 
 
 def export(

@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import pytest
@@ -26,6 +28,7 @@ from zoo import (
     text,
 )
 
+from submission import archive, build, exporter
 from submission.__main__ import main
 
 Capture = pytest.CaptureFixture[str]
@@ -403,6 +406,97 @@ def test_stopped_in_the_middle(
     while alive(mark) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not alive(mark)
+
+
+# What is being done when the signal comes, and for which time.
+PHASES = [
+    (build, "find_notebook", 1),
+    (build, "read_notebook", 1),
+    (build, "proofread", 1),
+    (exporter.markdown, "write", 2),
+    (exporter, "typeset", 2),
+    (build, "put_name", 1),
+    (archive, "pack", 1),
+    (archive, "check_code", 1),
+    (archive, "check_pdf", 1),
+    (os, "fsync", 2),
+    *((os, "replace", count) for count in range(1, 6)),
+]
+
+
+@pytest.mark.parametrize(("module", "function", "count"), PHASES)
+def test_stopped_in_any_phase(
+    project: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    function: str,
+    count: int,
+) -> None:
+    """The real signal, sent by the process to itself at that moment."""
+    save(markdown("# A"), code("open('figures/a.txt', 'w').write('new')"))
+    Path(f"{NAME}.zip").write_bytes(b"earlier")
+    before = snapshot(project)
+    scratch = project.parent / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    original, calls = getattr(module, function), []
+
+    def interrupted(*args: object, **options: object) -> object:
+        calls.append(args)
+        try:
+            return original(*args, **options)
+        finally:
+            if len(calls) == count:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, interrupted)
+        with pytest.raises(SystemExit) as stopped:
+            main(["--name", NAME])
+    assert stopped.value.code == 130
+    assert "Stopped; nothing was changed." in capsys.readouterr().err
+    assert snapshot(project) == before
+    assert not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "zip"])
+def test_result_that_cannot_be_replaced(
+    project: Path, capsys: Capture, suffix: str
+) -> None:
+    Path(f"{NAME}.{suffix}").mkdir()
+    other = Path(f"{NAME}.{'zip' if suffix == 'pdf' else 'pdf'}")
+    other.write_bytes(b"earlier")
+    before = snapshot(project)
+    assert main(["--name", NAME]) == 1
+    error = capsys.readouterr().err
+    assert f"{NAME}.{suffix}" in error and "Traceback" not in error
+    assert snapshot(project) == before
+
+
+@pytest.mark.parametrize("blocked", range(4))
+def test_file_held_open_by_another_program(
+    project: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    blocked: int,
+) -> None:
+    """Windows refuses to replace it, after others have been replaced."""
+    for name in ("pdf", "zip"):
+        Path(f"{NAME}.{name}").write_bytes(b"earlier")
+    before = snapshot(project)
+    replace, calls = os.replace, []
+
+    def refuse(source: str, target: str) -> None:
+        calls.append(source)
+        if len(calls) == blocked + 3:
+            raise PermissionError(13, "In use by another program", target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert main(["--name", NAME]) == 1
+    assert "In use by another program" in capsys.readouterr().err
+    assert snapshot(project) == before
 
 
 def test_two_runs_at_once(project: Path) -> None:
