@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from errno import EISDIR
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import nbformat
 from nbconvert.utils.exceptions import ConversionException
 from nbformat import NotebookNode
 
-from submission import EXAMPLE, SubmissionError, archive
+from submission import EXAMPLE, SubmissionError, archive, explain
 from submission.execute import DataUnavailable, run
 from submission.exporter import TypstPDFExporter
 from submission.notebook import (
@@ -97,10 +97,14 @@ def publish(files: dict[Path, bytes]) -> None:
             handle, parts[path] = tempfile.mkstemp(
                 dir=path.parent, prefix=".submission-"
             )
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                error.filename = error.filename or str(path)
+                raise
             # mkstemp lets nobody else read; a submission is no secret.
             os.chmod(parts[path], 0o644)
         exchange(parts)
@@ -224,12 +228,25 @@ def execute(
         try:
             run(nb, folder, environment(project, demo), args.timeout)
             return finish(nb, name, folder, output, project, demo)
-        except SubmissionError as error:
-            kept = output / f"{name}{'-DEMO' * demo}-FAILED.ipynb"
-            publish({kept: nbformat.writes(nb).encode()})
+        except (SubmissionError, OSError) as error:
+            reason = explain(error) if isinstance(error, OSError) else error
+            kept = keep(
+                nb,
+                f"{name}{'-DEMO' * demo}-FAILED.ipynb",
+                (output, project, Path.home()),
+            )
             raise SubmissionError(
-                f"{error}\nThe notebook as far as it ran: {kept}"
+                f"{reason}\nThe notebook as far as it ran: {kept}"
             ) from error
+
+
+def keep(nb: NotebookNode, name: str, folders: Sequence[Path]) -> str:
+    """Save hours of work in the first folder that takes it; say where."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            publish({folder / name: nbformat.writes(nb).encode()})
+            return str(folder / name)
+    return "lost, since no folder takes it"
 
 
 def finish(

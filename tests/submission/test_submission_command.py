@@ -471,7 +471,9 @@ def test_result_that_cannot_be_replaced(
     assert main(["--name", NAME]) == 1
     error = capsys.readouterr().err
     assert f"{NAME}.{suffix}" in error and "Traceback" not in error
-    assert snapshot(project) == before
+    after = snapshot(project)
+    assert b"loss 2" in after.pop(f"{NAME}-FAILED.ipynb")
+    assert after == before
 
 
 @pytest.mark.parametrize("blocked", range(4))
@@ -496,7 +498,9 @@ def test_file_held_open_by_another_program(
     monkeypatch.setattr(os, "replace", refuse)
     assert main(["--name", NAME]) == 1
     assert "In use by another program" in capsys.readouterr().err
-    assert snapshot(project) == before
+    after = snapshot(project)
+    assert b"loss 2" in after.pop(f"{NAME}-FAILED.ipynb")
+    assert after == before
 
 
 def test_two_runs_at_once(project: Path) -> None:
