@@ -56,12 +56,22 @@ def find_notebook(given: Path | None) -> Path:
     return found[0].resolve()
 
 
-def environment(project: Path, demo: bool) -> dict[str, str]:
+def environment(
+    project: Path, modules: list[str], demo: bool
+) -> dict[str, str]:
     """The kernel's environment: it runs elsewhere, the data stays here."""
     data = os.environ.get("DATA_DIR")
     env = os.environ | {
         "DATA_DIR": os.path.abspath(data) if data else str(project / "data")
     }
+    # In a kernel, PYTHONPATH comes before the notebook's own folder: a module
+    # of the same name would run instead of the one that is handed in.
+    own = {module.partition("/")[0] for module in modules}
+    env["PYTHONPATH"] = os.pathsep.join(
+        folder
+        for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if folder and not any(Path(folder, name).exists() for name in own)
+    )
     if demo:
         env["DEMO"] = "1"
     return env
@@ -226,7 +236,9 @@ def execute(
     with staged(nb, project) as folder:
         proofread(nb, name, folder)
         try:
-            run(nb, folder, environment(project, demo), args.timeout)
+            modules = archive.local_modules(nb, project)
+            env = environment(project, modules, demo)
+            run(nb, folder, env, args.timeout)
             return finish(nb, name, folder, output, project, demo)
         except (SubmissionError, OSError) as error:
             reason = explain(error) if isinstance(error, OSError) else error

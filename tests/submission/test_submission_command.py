@@ -310,6 +310,23 @@ def test_kernel_spec_of_another_installation_is_ignored(
     assert main(["--name", NAME]) == 0
 
 
+def test_module_of_the_same_name_elsewhere_is_not_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module in the ZIP is the one that gave the results."""
+    elsewhere, useful = project.parent / "other", project.parent / "useful"
+    for folder, name in ((elsewhere, "helper"), (useful, "useful")):
+        folder.mkdir()
+        (folder / f"{name}.py").write_text("def answer(): return -1")
+    path = os.pathsep.join([str(elsewhere), str(useful)])
+    monkeypatch.setenv("PYTHONPATH", path, prepend=os.pathsep)
+    save(
+        code("from helper import answer\nassert answer() == 42"),
+        code("import importlib.util as u\nassert u.find_spec('useful')"),
+    )
+    assert main(["--name", NAME]) == 0
+
+
 def test_output_folder_not_writable(project: Path, capsys: Capture) -> None:
     # /proc refuses new files even to an administrator.
     assert main(["--name", NAME, "--output-dir", "/proc"]) == 1
