@@ -556,6 +556,9 @@ def located(diagnostic: str, source: str, where: list[str]) -> str:
     # Among the lines of a chain of calls, the cell's own stands last.
     lines = re.findall(r"main\.typ:(\d+):", diagnostic)
     above = source.splitlines()[: max(map(int, lines), default=0)]
+    # A picture's own fault is told with its file, not with the cell.
+    if picture := re.search(r"─ \S*?(picture-\d+\.\w+):", diagnostic):
+        above = source.partition(f'"{picture[1]}"')[0].splitlines()
     cells = re.findall(r"(?m)^// cell (\d+)$", "\n".join(above))
     place = where[int(cells[-1])] if cells else "the PDF"
     return f"{place}: {message}"
