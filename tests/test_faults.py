@@ -245,3 +245,14 @@ def test_unpacked_zip_runs_at_the_graders(
                 assert out.data in [o.get("data") for o in other.outputs]
                 compared += 1
     assert compared > 5
+
+
+def test_every_row_of_the_table_has_its_test() -> None:
+    """The table of faults in README.md names tests that exist."""
+    folder = Path(__file__).parent
+    table = (folder / "README.md").read_text("utf-8")
+    tests = "".join(file.read_text() for file in folder.rglob("test_*.py"))
+    for name in set(re.findall(r"`(?:[\w/]+\.py::)?(test_\w+)`", table)):
+        assert f"def {name}(" in tests, name
+    for name in set(re.findall(r"(?:submission/)?test_\w+\.py", table)):
+        assert list(folder.rglob(name)), name
