@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from submission import EXAMPLE, SubmissionError
+from submission import EXAMPLE, SubmissionError, explain
 
 SIGNALS = [
     getattr(signal, name)
@@ -84,12 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     except SubmissionError as error:
         print(f"Error: {error}", file=sys.stderr)
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        print(
-            f"Error: {error.strerror or error}{where}\n"
-            "Nothing was changed. Make room or choose another --output-dir.",
-            file=sys.stderr,
-        )
+        print(f"Error: {explain(error)}", file=sys.stderr)
     except SystemExit:
         print("\nStopped; nothing was changed.", file=sys.stderr)
         raise

@@ -21,12 +21,17 @@ from nbformat import NotebookNode
 from pypdf import PdfReader
 
 from submission import SubmissionError
-from submission.notebook import describe, is_code, tags
+from submission.notebook import (
+    FINGERPRINT,
+    describe,
+    fingerprints,
+    is_code,
+    tags,
+)
 
 EXTRAS = ("requirements.txt", "README.md")
 # The oldest date that a ZIP can hold: packing twice gives the same bytes.
 EPOCH = (1980, 1, 1, 0, 0, 0)
-FINGERPRINT = "application/vnd.submission.fingerprint+json"
 PICTURE = re.compile(r"!\[[^\]]*\]\(\s*<?([^)\s>]+)")
 
 # Runs in the unpacked ZIP; leaves the faulty cell and its error in a file.
@@ -345,15 +350,9 @@ def edited_since(nb: NotebookNode, path: Path, modules: list[str]) -> None:
 
 
 def changes(nb: NotebookNode, path: Path, modules: list[str]) -> list[str]:
-    """Name the cells and modules that were edited after the run."""
+    """Name the cells and files that were edited after the run."""
     root = path.parent
-    prints = [
-        out.data[FINGERPRINT]
-        for cell in nb.cells
-        if cell.cell_type == "code"
-        for out in cell.outputs
-        if FINGERPRINT in out.get("data", {})
-    ]
+    prints = fingerprints(nb)
     # Without fingerprints: a module is older than the results it gave.
     saved = path.stat().st_mtime
     cells, files = {}, {}
@@ -376,9 +375,13 @@ def changes(nb: NotebookNode, path: Path, modules: list[str]) -> list[str]:
                 changed.append(
                     f"{describe(nb, index)} was edited after it ran"
                 )
-    for name in modules:
+    # A fingerprint may name more than modules, such as the figures drawn.
+    for name in sorted({*modules, *files}):
         if name in files:
-            stale = files[name] != digest((root / name).read_bytes())
+            there = (root / name).is_file()
+            stale = not there or files[name] != digest(
+                inside(root / name, root).read_bytes()
+            )
         else:
             stale = (root / name).stat().st_mtime > saved + 1
         if stale:

@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,20 @@ import nbformat
 from nbconvert.utils.exceptions import ConversionException
 from nbformat import NotebookNode
 
-from submission import EXAMPLE, SubmissionError, archive
+from submission import EXAMPLE, SubmissionError, archive, explain
 from submission.execute import DataUnavailable, run
 from submission.exporter import TypstPDFExporter
 from submission.notebook import (
+    DEMO_BANNER,
     PLACEHOLDER,
     check_name,
+    is_demo,
     put_name,
     read_notebook,
 )
 
 MOODLE_LIMIT = 20_000_000
-DEMO_BANNER = (
-    "DEMO: computed from stand-in data, not from the real data set. "
-    "This is not a submission."
-)
+EARLIER = "-earlier"
 
 
 def find_notebook(given: Path | None) -> Path:
@@ -56,12 +56,22 @@ def find_notebook(given: Path | None) -> Path:
     return found[0].resolve()
 
 
-def environment(project: Path, demo: bool) -> dict[str, str]:
+def environment(
+    project: Path, modules: list[str], demo: bool
+) -> dict[str, str]:
     """The kernel's environment: it runs elsewhere, the data stays here."""
     data = os.environ.get("DATA_DIR")
     env = os.environ | {
         "DATA_DIR": os.path.abspath(data) if data else str(project / "data")
     }
+    # In a kernel, PYTHONPATH comes before the notebook's own folder: a module
+    # of the same name would run instead of the one that is handed in.
+    own = {module.partition("/")[0] for module in modules}
+    env["PYTHONPATH"] = os.pathsep.join(
+        folder
+        for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if folder and not any(Path(folder, name).exists() for name in own)
+    )
     if demo:
         env["DEMO"] = "1"
     return env
@@ -92,21 +102,54 @@ def publish(files: dict[Path, bytes]) -> None:
     try:
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, "Is a folder", str(path))
             handle, parts[path] = tempfile.mkstemp(
                 dir=path.parent, prefix=".submission-"
             )
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                error.filename = error.filename or str(path)
+                raise
             # mkstemp lets nobody else read; a submission is no secret.
             os.chmod(parts[path], 0o644)
-        for path in files:
-            os.replace(parts[path], path)
-            del parts[path]
+        exchange(parts)
     finally:
         for part in parts.values():
-            os.unlink(part)
+            Path(part).unlink(missing_ok=True)
+            Path(part + EARLIER).unlink(missing_ok=True)
+
+
+def exchange(parts: dict[Path, str]) -> None:
+    """Move files to their places, all of them or none.
+
+    A viewer may hold the PDF open (Windows), or Ctrl-C may come between two
+    files: a new PDF beside an old ZIP would be worse than neither.
+
+    Args:
+        parts: where each file belongs, and where it is.
+
+    Raises:
+        OSError: no permission.
+    """
+    earlier: dict[Path, str] = {}
+    try:
+        for path, part in parts.items():
+            earlier[path] = part + EARLIER
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, earlier[path])
+            os.replace(part, path)
+    except BaseException:
+        for path, kept in earlier.items():
+            if os.path.exists(kept):
+                os.replace(kept, path)
+            elif not os.path.exists(parts[path]):
+                path.unlink(missing_ok=True)
+        raise
 
 
 def export(
@@ -167,7 +210,8 @@ def build(args: argparse.Namespace) -> str:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(figure, target)
             return finish(nb, name, folder, output)
-    if not args.demo:
+    # The notebook would see the variable whoever set it.
+    if not args.demo and os.environ.get("DEMO", "") in ("", "0"):
         try:
             return execute(args, nb, name, project, output)
         except DataUnavailable as reason:
@@ -192,14 +236,29 @@ def execute(
     with staged(nb, project) as folder:
         proofread(nb, name, folder)
         try:
-            run(nb, folder, environment(project, demo), args.timeout)
+            modules = archive.local_modules(nb, project)
+            env = environment(project, modules, demo)
+            run(nb, folder, env, args.timeout)
             return finish(nb, name, folder, output, project, demo)
-        except SubmissionError as error:
-            kept = output / f"{name}{'-DEMO' * demo}-FAILED.ipynb"
-            publish({kept: nbformat.writes(nb).encode()})
+        except (SubmissionError, OSError) as error:
+            reason = explain(error) if isinstance(error, OSError) else error
+            kept = keep(
+                nb,
+                f"{name}{'-DEMO' * demo}-FAILED.ipynb",
+                (output, project, Path.home()),
+            )
             raise SubmissionError(
-                f"{error}\nThe notebook as far as it ran: {kept}"
+                f"{reason}\nThe notebook as far as it ran: {kept}"
             ) from error
+
+
+def keep(nb: NotebookNode, name: str, folders: Sequence[Path]) -> str:
+    """Save hours of work in the first folder that takes it; say where."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            publish({folder / name: nbformat.writes(nb).encode()})
+            return str(folder / name)
+    return "lost, since no folder takes it"
 
 
 def finish(
@@ -220,6 +279,7 @@ def finish(
         project: where new figures go, if the notebook just drew them.
         demo: mark everything as a demonstration.
     """
+    demo = demo or is_demo(nb)
     full_name = f"{name}-DEMO" if demo else name
     members = {
         member: (folder / member).read_bytes()

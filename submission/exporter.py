@@ -31,11 +31,14 @@ from submission import SubmissionError, markdown
 from submission.markdown import GFM, ContentError, Node, breakable
 from submission.notebook import (
     ANSI,
+    DEMO_BANNER,
     check_name,
     describe,
+    is_demo,
     put_name,
     shorten,
 )
+from submission.screen import Screen
 
 # Longer outputs are cut: nobody reads more on paper.
 MAX_PRINTED = 30_000
@@ -143,7 +146,10 @@ class TypstPreprocessor(Preprocessor):
         """One output as Typst, or None where there is nothing to print."""
         if out.output_type == "stream":
             function = "out-stdout" if out.name == "stdout" else "out-stderr"
-            return printed(function, out.text)
+            # Jupyter keeps every state of a progress bar, or its last one.
+            screen = Screen()
+            screen.feed(as_text(out.text))
+            return printed(function, screen.text())
         if out.output_type == "error":
             return printed("out-error", "\n".join(out.traceback))
         data = out.data
@@ -458,7 +464,7 @@ class TypstPDFExporter(TemplateExporter):
             "title": metadata.get("name", ""),
             "titled": False,
             "author": author,
-            "banner": self.banner,
+            "banner": self.banner or DEMO_BANNER * is_demo(nb),
             "lang": self.lang,
             "folder": metadata.get("path") or ".",
             "where": [describe(nb, i) for i in range(len(nb.cells))],
@@ -550,6 +556,9 @@ def located(diagnostic: str, source: str, where: list[str]) -> str:
     # Among the lines of a chain of calls, the cell's own stands last.
     lines = re.findall(r"main\.typ:(\d+):", diagnostic)
     above = source.splitlines()[: max(map(int, lines), default=0)]
+    # A picture's own fault is told with its file, not with the cell.
+    if picture := re.search(r"─ \S*?(picture-\d+\.\w+):", diagnostic):
+        above = source.partition(f'"{picture[1]}"')[0].splitlines()
     cells = re.findall(r"(?m)^// cell (\d+)$", "\n".join(above))
     place = where[int(cells[-1])] if cells else "the PDF"
     return f"{place}: {message}"

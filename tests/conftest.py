@@ -1,10 +1,13 @@
 """What the tests share: the report's functions, demo data, no network."""
 
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,3 +46,24 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Path:
+    """The project in a folder of its own, with little training."""
+    folder = tmp_path / "short"
+    folder.mkdir()
+    for name in ("network.py", "mnist.py", "requirements.txt", "README.md"):
+        shutil.copy(ROOT / name, folder)
+    nb = nbformat.read(report_module.find_notebook(), as_version=4)
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        if "parameters" in cell.metadata.get("tags", []):
+            # Less would be too short for the learning rate's schedule.
+            cell.source, count = re.subn(
+                r"(?m)^(EPOCHS\w*) = \d+", r"\1 = 3", cell.source
+            )
+            assert count == 3
+    nbformat.write(nb, folder / "Muster-12345678.ipynb")
+    return folder

@@ -5,6 +5,8 @@ import hashlib
 import http.server
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,13 +152,26 @@ def test_file_of_the_other_dataset(
         mnist.load("MNIST", train=True)
 
 
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
+
 @pytest.mark.skipif(
-    hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may read all"
+    ROOT and not shutil.which("setpriv"), reason="root may read all"
 )
 def test_permission_denied(data: Path) -> None:
     (data / TRAIN_IMAGES).chmod(0)
-    with pytest.raises(mnist.DataError, match="permissions"):
-        mnist.load("MNIST", train=True)
+    # An administrator is first stripped of the right to read everything.
+    rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    script = "import mnist\ntry: mnist.load('MNIST', True)\n"
+    script += "except mnist.DataError as error: print(error)"
+    done = subprocess.run(
+        [*(rights * ROOT), sys.executable, "-c", script],
+        cwd=Path(mnist.__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    assert "cannot be read: Permission denied" in done.stdout, done.stderr
+    assert TRAIN_IMAGES in done.stdout
 
 
 def test_unreadable_file(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +319,25 @@ def test_folder_that_cannot_be_written(
     with pytest.raises(mnist.DataError, match="DATA_DIR"):
         mnist.load("MNIST", train=True)
     assert root.read_text() == "a file where the folder should be"
+
+
+@pytest.mark.parametrize("size", ["64k", "1200k"])
+def test_disk_full(mirror: Callable[[str], Path], size: str) -> None:
+    """While downloading, and while unpacking."""
+    root = mirror("good")
+    root.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(root)]
+    try:
+        subprocess.run(["mount", *options], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only an administrator can make a small disk")
+    try:
+        with pytest.raises(mnist.DataError, match=r"No space left.*DATA_DIR"):
+            mnist.load("MNIST", train=True)
+        for file in root.rglob("*-ubyte"):
+            mnist._check("MNIST", file)  # what there is, is complete
+    finally:
+        subprocess.run(["umount", "--lazy", str(root)], check=True)
 
 
 def test_disk_full_while_unpacking(

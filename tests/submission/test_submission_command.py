@@ -7,15 +7,28 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import pytest
+from nbformat.v4 import new_output
 from pypdf import PdfReader
-from zoo import NAME, code, headings, markdown, save, snapshot, text
+from zoo import (
+    NAME,
+    code,
+    headings,
+    markdown,
+    notebook,
+    save,
+    snapshot,
+    text,
+)
 
+from submission import archive, build, exporter
 from submission.__main__ import main
 
 Capture = pytest.CaptureFixture[str]
@@ -128,6 +141,40 @@ def test_without_data_it_falls_back_to_the_demo(
     assert [path.name for path in project.glob("*.zip")] == [
         f"{NAME}-DEMO.zip"
     ]
+
+
+@pytest.mark.parametrize("options", [[], ["--no-execute"]])
+def test_notebook_that_says_it_ran_on_stand_ins(
+    project: Path, capsys: Capture, options: list[str]
+) -> None:
+    """However it was run: by hand, in Jupyter with DEMO=1, or always."""
+    mime = "application/vnd.submission.fingerprint+json"
+    source = f"display({{{mime!r}: {{'demo': True}}}}, raw=True)"
+    said = new_output("display_data", data={mime: {"demo": True}})
+    nb = notebook(markdown("# A"), code(source, said))
+    nbformat.write(nb, "report.ipynb")
+    assert main(["--name", NAME, *options]) == 0
+    assert "not a submission" in last_line(capsys)
+    assert [path.name for path in project.glob("*.zip")] == [
+        f"{NAME}-DEMO.zip"
+    ]
+    assert "DEMO:" in PdfReader(f"{NAME}-DEMO.pdf").pages[0].extract_text()
+    assert Path("figures/a.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize(("value", "demo"), [("1", True), ("0", False)])
+def test_demo_asked_for_by_the_environment(
+    project: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+    demo: bool,
+) -> None:
+    monkeypatch.setenv("DEMO", value)
+    save(markdown("# A"), code("1"))
+    assert main(["--name", NAME]) == 0
+    assert ("not a submission" in last_line(capsys)) == demo
+    assert Path(f"{NAME}.zip").exists() != demo
 
 
 REFUSED = [
@@ -263,6 +310,23 @@ def test_kernel_spec_of_another_installation_is_ignored(
     assert main(["--name", NAME]) == 0
 
 
+def test_module_of_the_same_name_elsewhere_is_not_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module in the ZIP is the one that gave the results."""
+    elsewhere, useful = project.parent / "other", project.parent / "useful"
+    for folder, name in ((elsewhere, "helper"), (useful, "useful")):
+        folder.mkdir()
+        (folder / f"{name}.py").write_text("def answer(): return -1")
+    path = os.pathsep.join([str(elsewhere), str(useful)])
+    monkeypatch.setenv("PYTHONPATH", path, prepend=os.pathsep)
+    save(
+        code("from helper import answer\nassert answer() == 42"),
+        code("import importlib.util as u\nassert u.find_spec('useful')"),
+    )
+    assert main(["--name", NAME]) == 0
+
+
 def test_output_folder_not_writable(project: Path, capsys: Capture) -> None:
     # /proc refuses new files even to an administrator.
     assert main(["--name", NAME, "--output-dir", "/proc"]) == 1
@@ -361,6 +425,101 @@ def test_stopped_in_the_middle(
     assert not alive(mark)
 
 
+# What is being done when the signal comes, and for which time.
+PHASES = [
+    (build, "find_notebook", 1),
+    (build, "read_notebook", 1),
+    (build, "proofread", 1),
+    (exporter.markdown, "write", 2),
+    (exporter, "typeset", 2),
+    (build, "put_name", 1),
+    (archive, "pack", 1),
+    (archive, "check_code", 1),
+    (archive, "check_pdf", 1),
+    (os, "fsync", 2),
+    *((os, "replace", count) for count in range(1, 6)),
+]
+
+
+@pytest.mark.parametrize(("module", "function", "count"), PHASES)
+def test_stopped_in_any_phase(
+    project: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    function: str,
+    count: int,
+) -> None:
+    """The real signal, sent by the process to itself at that moment."""
+    save(markdown("# A"), code("open('figures/a.txt', 'w').write('new')"))
+    Path(f"{NAME}.zip").write_bytes(b"earlier")
+    before = snapshot(project)
+    scratch = project.parent / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    original, calls = getattr(module, function), []
+
+    def interrupted(*args: object, **options: object) -> object:
+        calls.append(args)
+        try:
+            return original(*args, **options)
+        finally:
+            if len(calls) == count:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, interrupted)
+        with pytest.raises(SystemExit) as stopped:
+            main(["--name", NAME])
+    assert stopped.value.code == 130
+    assert "Stopped; nothing was changed." in capsys.readouterr().err
+    assert snapshot(project) == before
+    assert not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "zip"])
+def test_result_that_cannot_be_replaced(
+    project: Path, capsys: Capture, suffix: str
+) -> None:
+    Path(f"{NAME}.{suffix}").mkdir()
+    other = Path(f"{NAME}.{'zip' if suffix == 'pdf' else 'pdf'}")
+    other.write_bytes(b"earlier")
+    before = snapshot(project)
+    assert main(["--name", NAME]) == 1
+    error = capsys.readouterr().err
+    assert f"{NAME}.{suffix}" in error and "Traceback" not in error
+    after = snapshot(project)
+    assert b"loss 2" in after.pop(f"{NAME}-FAILED.ipynb")
+    assert after == before
+
+
+@pytest.mark.parametrize("blocked", range(4))
+def test_file_held_open_by_another_program(
+    project: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    blocked: int,
+) -> None:
+    """Windows refuses to replace it, after others have been replaced."""
+    for name in ("pdf", "zip"):
+        Path(f"{NAME}.{name}").write_bytes(b"earlier")
+    before = snapshot(project)
+    replace, calls = os.replace, []
+
+    def refuse(source: str, target: str) -> None:
+        calls.append(source)
+        if len(calls) == blocked + 3:
+            raise PermissionError(13, "In use by another program", target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert main(["--name", NAME]) == 1
+    assert "In use by another program" in capsys.readouterr().err
+    after = snapshot(project)
+    assert b"loss 2" in after.pop(f"{NAME}-FAILED.ipynb")
+    assert after == before
+
+
 def test_two_runs_at_once(project: Path) -> None:
     command = [sys.executable, "-m", "submission", "--name", NAME]
     runs = [
@@ -399,20 +558,6 @@ def test_more_than_moodle_takes(project: Path, capsys: Capture) -> None:
     save(code(f"{noise}(21_000_000))"))
     assert main(["--name", NAME]) == 0
     assert "20 MB" in capsys.readouterr().out
-
-
-def test_read_only_project(
-    project: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An administrator may write anywhere, so the answer is made up."""
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    before = snapshot(project)
-    assert main(["--name", NAME, "--output-dir", str(project / "o")]) == 0
-    after = snapshot(project)
-    assert unpack(f"o/{NAME}.zip")["figures/a.txt"] == b"new"
-    assert {
-        k: v for k, v in after.items() if not k.startswith("o/")
-    } == before
 
 
 def test_fault_of_the_text_after_the_run_keeps_the_results(

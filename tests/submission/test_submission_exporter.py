@@ -184,6 +184,31 @@ def test_banner_is_on_the_first_page_and_every_header() -> None:
     assert "DEMO" not in text(export(markdown("Words.")))
 
 
+def test_export_alone_says_that_the_run_was_a_demo() -> None:
+    mime = "application/vnd.submission.fingerprint+json"
+    for demo in (True, False):
+        said = new_output("display_data", data={mime: {"demo": demo}})
+        shown = text(export(code("1", said)))
+        assert ("DEMO: computed" in shown) == demo
+
+
+def test_streams_as_jupyter_saved_them() -> None:
+    """Every state of a progress bar, or the last one of each."""
+    bar = "epoch 1/2:  50%|=====     | 5/10 [00:01<00:01, 9.1it/s]"
+    done = "epoch 2/2: 100%|==========| 10/10 [00:02<00:00, 9.1it/s]"
+    shown = text(
+        export(
+            code("1", stdout(f"\r{bar}\r{done}\n")),
+            code("2", stdout(f"{done}\n{done}\n")),
+            code("3", stdout("first\rlast!\n")),
+            code("4", stdout("\x1b]8;;http://x\x1b\\a link\x1b]8;;\x07\n")),
+        )
+    )
+    assert "%|" not in shown
+    assert "last!" in shown and "first" not in shown
+    assert "a link" in shown and "8;;" not in shown
+
+
 def test_every_kind_of_output() -> None:
     frame = (
         "<div><style>.x {color: red}</style><table><thead><tr><th></th>"

@@ -222,6 +222,25 @@ def test_changes_since_the_run_are_named(tmp_path: Path) -> None:
         archive.edited_since(nb, path, ["helper.py"])
 
 
+def test_figures_that_the_fingerprint_names_are_checked(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "report.ipynb"
+    drawn = {"figures/a.png": archive.digest(b"as drawn")}
+    nb = notebook(code("draw()", fingerprint({}, drawn)))
+    figure = tmp_path / "figures" / "a.png"
+    figure.parent.mkdir()
+    path.write_text("")
+    figure.write_bytes(b"as drawn")
+    archive.edited_since(nb, path, [])
+    figure.write_bytes(b"by another run")
+    with pytest.raises(SubmissionError, match=r"a\.png changed"):
+        archive.edited_since(nb, path, [])
+    figure.unlink()
+    with pytest.raises(SubmissionError, match=r"a\.png changed"):
+        archive.edited_since(nb, path, [])
+
+
 def test_without_fingerprint_dates_decide(tmp_path: Path) -> None:
     path = tmp_path / "report.ipynb"
     path.write_text("")

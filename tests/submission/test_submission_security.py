@@ -1,0 +1,161 @@
+"""A notebook is untrusted: nothing in it reaches out of its folder."""
+
+import base64
+import contextlib
+import http.server
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_output, new_raw_cell
+from zoo import code, display, export, figure, markdown, pictures, text
+
+from submission.exporter import ExportError
+from submission.markdown import pandoc_path
+
+SECRET = "TopSecret4711"
+
+
+class Trap(http.server.BaseHTTPRequestHandler):
+    """Notes every request."""
+
+    requests: list[str] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        self.requests.append(self.path)
+        self.send_error(404)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """An address on loopback that nobody should ask for."""
+    Trap.requests.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trap)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/a.png"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file beside the notebook's folder, which is the current one."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    path = tmp_path / "secret.txt"
+    path.write_text(SECRET)
+    return path
+
+
+def svg(reference: str) -> str:
+    """A drawing that shows another file, in all the ways there are."""
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" width="90" height="90"
+        xmlns:xlink="http://www.w3.org/1999/xlink">
+        <style>@import url("{reference}");
+        @font-face {{font-family: x; src: url("{reference}")}}</style>
+        <image href="{reference}" width="40" height="40"/>
+        <image xlink:href="{reference}" width="40" height="40"/>
+        <use href="{reference}#a"/>
+        <rect width="9" height="9" fill="url({reference}#b)"/></svg>"""
+
+
+def texts(target: str) -> Iterator[nbformat.NotebookNode]:
+    """Cells with Typst or TeX that would read a file or run a command."""
+    for call in (
+        f'#read("{target}")',
+        f'#image("{target}")',
+        f'#include "{target}"',
+        f"\\input{{{target}}}",
+        f"\\includegraphics{{{target}}}",
+        f"\\immediate\\write18{{touch executed; cat {target}}}",
+        f"`touch executed; cat {target}`",
+    ):
+        yield from (
+            markdown(call),
+            markdown(f"`{call}`"),
+            markdown(f"${call}$"),
+            markdown(f"```{{=typst}}\n{call}\n```"),
+            markdown(f"```{{=latex}}\n{call}\n```"),
+            markdown(f"# {call}"),
+            code("1", display(text_latex=f"${call}$")),
+            code("2", display(text_markdown=call)),
+            code(call, display(text_plain=call)),
+            new_raw_cell(call),
+        )
+
+
+def references(target: str) -> Iterator[nbformat.NotebookNode]:
+    """Cells that would show another file."""
+    html = (
+        f'<table><tr><td>1<img src="{target}"><iframe src="{target}">'
+        f'</iframe><object data="{target}"></object></td></tr></table>'
+        f'<link rel="stylesheet" href="{target}">'
+    )
+    drawing = {"image/svg+xml": svg(target)}
+    attached = markdown("![words](attachment:a.svg)")
+    attached["attachments"] = {"a.svg": drawing}
+    yield from (
+        markdown(f"![words]({target})"),
+        markdown(f"inline ![words](<{target}>)"),
+        markdown(f"![words][a]\n\n[a]: {target}"),
+        markdown(f"[words]({target})"),
+        markdown(html),
+        markdown(f"---\nbibliography: {target}\n---\n\n[@a]"),
+        attached,
+        code("3", display(text_html=html)),
+        code("4", new_output("display_data", data=drawing)),
+    )
+
+
+def test_no_cell_reads_fetches_or_runs(
+    secret: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = secret.with_suffix(".png")
+    picture.write_bytes(base64.b64decode(figure()))
+    Path("link.png").symlink_to(picture)
+    started = []
+    popen = subprocess.Popen
+
+    def noted(command: list[str], **options: object) -> subprocess.Popen:
+        started.append(command[0])
+        assert not options.get("shell")
+        return popen(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    cells = [*texts(str(secret)), *texts("../secret.txt"), *texts(url)]
+    for target in (str(picture), f"file://{picture}", url):
+        cells += references(target)
+    cells += [*references("../secret.png"), *references("link.png")]
+    printed = 0
+    for cell in cells:
+        try:
+            reader = export(cell)
+        except ExportError as error:
+            assert str(error).startswith("cell 1 ")
+            continue
+        printed += 1
+        assert SECRET not in text(reader)
+        assert not sum(pictures(reader)), cell
+    # Some are refused, the others are printed as words.
+    assert 50 < printed < len(cells) - 50
+    assert not Trap.requests
+    assert not Path("executed").exists()
+    assert set(started) == {pandoc_path()}
+
+
+def test_the_traps_would_close(secret: Path, url: str) -> None:
+    """What the test above looks for is seen where it does happen."""
+    Path("own.png").write_bytes(base64.b64decode(figure()))
+    assert sum(pictures(export(markdown("![words](own.png)"))))
+    assert SECRET in text(export(markdown(secret.read_text())))
+    with contextlib.suppress(OSError):
+        urllib.request.urlopen(url)
+    assert Trap.requests == ["/a.png"]
