@@ -34,25 +34,19 @@ class FiLMLayer(nn.Module):
 
 
 class ConditionalMLP(nn.Module):
-    """Hidden FiLM layers with residual connections and a linear output."""
+    """Residual FiLM layers of one width, sizes[1:-1], and a linear output."""
 
-    def __init__(
-        self,
-        in_features: int,
-        width: int,
-        depth: int,
-        out_features: int,
-        num_classes: int,
-    ) -> None:
+    def __init__(self, sizes: list[int], num_classes: int) -> None:
         super().__init__()
-        self.first = FiLMLayer(in_features, width, num_classes)
+        size_in, width, *_, size_out = sizes
+        self.first = FiLMLayer(size_in, width, num_classes)
         self.residual = nn.ModuleList(
-            FiLMLayer(width, width, num_classes) for _ in range(depth - 1)
+            FiLMLayer(width, width, num_classes) for _ in sizes[2:-1]
         )
-        self.last = nn.Linear(width, out_features)
+        self.last = nn.Linear(width, size_out)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Map ``x`` (B, in_features) to (B, out_features)."""
+        """Map ``x`` (B, sizes[0]) to (B, sizes[-1])."""
         h = self.first(x, labels)  # (B, width)
         for layer in self.residual:
             h = h + layer(h, labels)
@@ -63,7 +57,8 @@ class CVAE(nn.Module):
     """Gaussian posterior q(z|x, y), Bernoulli likelihood p(x|z, y).
 
     The prior p(z) is N(0, I) for every class. Images are (B, 1, 28, 28)
-    floats in [0, 1], labels (B,) int64 in 0 … num_classes - 1.
+    floats in [0, 1], labels (B,) int64 in 0 … num_classes - 1; all methods
+    raise ValueError for tensors of another shape, type or range.
 
     Args:
         latent_dim: Dimension of z.
@@ -78,10 +73,10 @@ class CVAE(nn.Module):
         self.latent_dim = latent_dim
         self.num_classes = num_classes
         self.encoder = ConditionalMLP(
-            NUM_PIXELS, width, 2, 2 * latent_dim, num_classes
+            [NUM_PIXELS, width, width, 2 * latent_dim], num_classes
         )
         self.decoder = ConditionalMLP(
-            latent_dim, width, 3, NUM_PIXELS, num_classes
+            [latent_dim, width, width, width, NUM_PIXELS], num_classes
         )
 
     def encode(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,9 +84,6 @@ class CVAE(nn.Module):
 
         Returns:
             mu, logvar: (B, latent_dim) each.
-
-        Raises:
-            ValueError: Images or labels of the wrong shape, type or range.
         """
         self._check(images, IMAGE_SHAPE, "images", labels)
         mu_logvar = self.encoder(images.flatten(1), labels)
@@ -103,23 +95,15 @@ class CVAE(nn.Module):
 
         Returns:
             logits: (B, 1, 28, 28); their sigmoid is the mean image.
-
-        Raises:
-            ValueError: z or labels of the wrong shape, type or range.
         """
         self._check(z, (self.latent_dim,), "z", labels)
         return self.decoder(z, labels).view(-1, *IMAGE_SHAPE)
 
-    def forward(
-        self, images: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """Encode, draw one z per image, decode.
 
         Returns:
             logits (B, 1, 28, 28), mu and logvar (B, latent_dim).
-
-        Raises:
-            ValueError: Images or labels of the wrong shape, type or range.
         """
         mu, logvar = self.encode(images, labels)
         return self.decode(reparametrise(mu, logvar), labels), mu, logvar
@@ -130,14 +114,10 @@ class CVAE(nn.Module):
 
         Returns:
             images: (B, 1, 28, 28) in [0, 1].
-
-        Raises:
-            ValueError: z or labels of the wrong shape, type or range.
         """
         if z is None:
-            z = torch.randn(
-                len(labels), self.latent_dim, device=labels.device
-            )
+            shape = len(labels), self.latent_dim
+            z = torch.randn(shape, device=labels.device)
         return self.decode(z, labels).sigmoid()
 
     def _check(
@@ -145,24 +125,20 @@ class CVAE(nn.Module):
     ) -> None:
         if x.shape[1:] != shape or not x.is_floating_point():
             raise ValueError(
-                f"{name} must be floats of shape (B, "
-                f"{', '.join(map(str, shape))}), not {x.dtype} of "
-                f"{tuple(x.shape)}"
+                f"{name}: expected floats (B, {str(shape)[1:-1].strip(',')}),"
+                f" got {x.dtype} {tuple(x.shape)}"
             )
         if labels.shape != x.shape[:1] or labels.dtype != torch.int64:
             raise ValueError(
-                f"labels must be int64 of shape ({len(x)},), one per row of "
-                f"{name}, not {labels.dtype} of {tuple(labels.shape)}"
+                f"labels: expected int64 {tuple(x.shape[:1])}, "
+                f"got {labels.dtype} {tuple(labels.shape)}"
             )
-        # an accelerator would have to be waited for; its own index check
-        # stops labels out of range there
-        if labels.device.type == "cpu" and len(labels):
-            low, high = labels.aminmax()
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(
-                    f"labels must be in 0 … {self.num_classes - 1}, not "
-                    f"{low} … {high}"
-                )
+        # an accelerator would have to be waited for; its own check of
+        # indices stops labels out of range there
+        last = self.num_classes - 1
+        on_cpu = labels.device.type == "cpu"
+        if on_cpu and not labels.equal(labels.clamp(0, last)):
+            raise ValueError(f"labels: expected 0 … {last}, got {labels}")
 
 
 def reparametrise(mu: Tensor, logvar: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def test_reparametrise_lets_gradients_through() -> None:
         (
             torch.rand(4, 28, 28),
             torch.zeros(4).long(),
-            r"not .*\(4, 28, 28\)",
+            r"\(4, 28, 28\)",
         ),
         (torch.rand(4, 1, 8, 8), torch.zeros(4).long(), r"\(4, 1, 8, 8\)"),
         (torch.rand(4, 784), torch.zeros(4).long(), r"\(4, 784\)"),
@@ -115,7 +115,7 @@ def test_bad_input_is_refused(
 
 
 def test_bad_z_is_refused(model: CVAE) -> None:
-    with pytest.raises(ValueError, match=r"z must be .*\(B, 3\).*\(4, 2\)"):
+    with pytest.raises(ValueError, match=r"z: expected .*\(B, 3\).*\(4, 2\)"):
         model.decode(torch.randn(4, 2), torch.zeros(4).long())
     with pytest.raises(ValueError, match="0 … 9"):
         model.sample(torch.tensor([3, 12]))
