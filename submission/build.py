@@ -121,7 +121,6 @@ def publish(files: dict[Path, bytes]) -> None:
     finally:
         for part in parts.values():
             Path(part).unlink(missing_ok=True)
-            Path(part + EARLIER).unlink(missing_ok=True)
 
 
 def exchange(parts: dict[Path, str]) -> None:
@@ -145,11 +144,15 @@ def exchange(parts: dict[Path, str]) -> None:
             os.replace(part, path)
     except BaseException:
         for path, kept in earlier.items():
-            if os.path.exists(kept):
-                os.replace(kept, path)
-            elif not os.path.exists(parts[path]):
-                path.unlink(missing_ok=True)
+            # One that cannot be put back keeps none of the others away.
+            with contextlib.suppress(OSError):
+                if os.path.exists(kept):
+                    os.replace(kept, path)
+                elif not os.path.exists(parts[path]):
+                    path.unlink(missing_ok=True)
         raise
+    for kept in earlier.values():
+        Path(kept).unlink(missing_ok=True)
 
 
 def export(
