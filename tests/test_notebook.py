@@ -112,9 +112,10 @@ def test_fingerprint_names_what_ran(executed: tuple) -> None:
         ).hexdigest()
         for cell in ran
     }
+    files = ["mnist.py", "network.py", *(f"figures/{f}.png" for f in FIGURES)]
     assert fingerprint["files"] == {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in ("mnist.py", "network.py")
+        for name in files
     }
 
 
