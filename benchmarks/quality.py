@@ -12,6 +12,7 @@ kept in ``benchmarks/.cache``.
 import argparse
 import itertools
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,7 @@ def row_of(
         "nearest training image": distance_to(nearest, samples),
     }
     scores = [
-        cells.model_scores(model, images)
+        cells.in_batches(partial(cells.model_scores, model), images)
         for images in (data["test"][0], data["fashion"][0])
     ]
     return row | aurocs(scores)
@@ -239,7 +240,10 @@ def main() -> None:
     }
     free = aurocs(
         [
-            definitions().baseline_scores(data[name][0], mean)
+            definitions().in_batches(
+                lambda x: definitions().baseline_scores(x, mean),
+                data[name][0],
+            )
             for name in ("test", "fashion")
         ]
     )
