@@ -3,7 +3,7 @@
 Kingma & Welling, "Auto-Encoding Variational Bayes" (arXiv:1312.6114), with
 the class label given to encoder and decoder as in Sohn et al., "Learning
 Structured Output Representation using Deep Conditional Generative Models"
-(NeurIPS 2015). The label enters every hidden layer as a scale and a shift
+(NeurIPS 2015). The label enters every hidden layer as a shift and a scale
 (FiLM, Perez et al., arXiv:1709.07871).
 """
 
@@ -16,21 +16,22 @@ NUM_PIXELS = 28 * 28
 
 
 class FiLMLayer(nn.Module):
-    """A linear layer whose output each class scales and shifts, then SiLU."""
+    """A linear layer that each class shifts and scales, then SiLU."""
 
     def __init__(
         self, in_features: int, out_features: int, num_classes: int
     ) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_features, out_features)
-        # one row per class: (scale - 1, shift); zeros start all classes equal
-        self.film = nn.Embedding(num_classes, 2 * out_features)
-        nn.init.zeros_(self.film.weight)
+        self.linear = nn.Linear(in_features, out_features, bias=False)
+        self.shift = nn.Embedding(num_classes, out_features)  # is the bias
+        self.scale = nn.Embedding(num_classes, out_features)
+        nn.init.zeros_(self.shift.weight)  # all classes start equal
+        nn.init.ones_(self.scale.weight)
 
     def forward(self, h: Tensor, labels: Tensor) -> Tensor:
         """Map ``h`` (B, in_features) to (B, out_features)."""
-        scale, shift = self.film(labels).chunk(2, dim=1)
-        return F.silu(torch.addcmul(shift, self.linear(h), 1 + scale))
+        h = torch.addmm(self.shift(labels), h, self.linear.weight.T)
+        return F.silu(self.scale(labels) * h)
 
 
 class ConditionalMLP(nn.Module):
@@ -86,8 +87,7 @@ class CVAE(nn.Module):
             mu, logvar: (B, latent_dim) each.
         """
         self._check(images, IMAGE_SHAPE, "images", labels)
-        mu_logvar = self.encoder(images.flatten(1), labels)
-        mu, logvar = mu_logvar.chunk(2, dim=1)  # (B, latent_dim) each
+        mu, logvar = self.encoder(images.flatten(1), labels).chunk(2, dim=1)
         return mu, logvar
 
     def decode(self, z: Tensor, labels: Tensor) -> Tensor:
