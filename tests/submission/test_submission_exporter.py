@@ -366,6 +366,20 @@ def test_code_stays_with_its_figure(filler: int) -> None:
         assert ("MARK()" in page.extract_text()) == (count == 1)
 
 
+@pytest.mark.parametrize("filler", range(20, 46, 5))
+def test_definitions_stay_whole(filler: int) -> None:
+    names = [f"part_{name}" for name in "abcdef"]
+    source = "\n\n\n".join(
+        "\n".join([f"def {n}():", *[f"    {n} = {i}" for i in range(12)]])
+        for n in names
+    )
+    reader = export(markdown("\n\n".join(["Filler."] * filler)), code(source))
+    pages = [page.extract_text() for page in reader.pages]
+    assert len(pages) > 1
+    for name in names:
+        assert max(page.count(f"{name} =") for page in pages) == 12
+
+
 def test_code_longer_than_a_page() -> None:
     source = "\n".join(f"line_{i} = {i}" for i in range(150))
     reader = export(code(source, display(image_png=figure())))
