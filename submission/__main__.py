@@ -83,6 +83,13 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except SubmissionError as error:
         print(f"Error: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(
+            f"Error: {error.name} is not installed for {sys.executable}. "
+            "Run this with the Python\nof the virtual environment into which "
+            "the README installs everything (.venv).",
+            file=sys.stderr,
+        )
     except OSError as error:
         print(f"Error: {explain(error)}", file=sys.stderr)
     except SystemExit:

@@ -40,6 +40,17 @@ def check_refusal(
         assert word in done.stderr
 
 
+def test_python_without_the_packages() -> None:
+    folder = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "submission"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    check_refusal(done, "not installed", sys.executable, ".venv")
+
+
 @needs_user
 @pytest.mark.parametrize("elsewhere", [True, False])
 def test_project_that_may_only_be_read(
