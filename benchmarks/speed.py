@@ -205,8 +205,8 @@ def main() -> None:
     line("(c) the usual loop", theirs, "images/s")
     line("(b) / (c)", np.array(ours) / np.array(theirs), "times")
 
-    usual_batch = parameters().BATCH_SIZE
-    tasks = [(n, usual_batch) for n in (15_000, 30_000, 60_000)]
+    own_batch = parameters().BATCH_SIZE
+    tasks = [(n, own_batch) for n in (15_000, 30_000, 60_000)]
     tasks += [(15_000, b) for b in (64, 128, 256, 1024)]
     images, labels = images.cpu(), labels.cpu()
     with ProcessPoolExecutor(
@@ -224,7 +224,7 @@ def main() -> None:
     print("|--:|--:|--:|--:|")
     for (number, batch), (took, peak) in results.items():
         print(f"| {number:,} | {batch} | {took:.2f} | {peak:,.0f} |")
-    sizes = {n: results[n, b] for n, b in tasks if b == usual_batch}
+    sizes = {n: results[n, b] for n, b in tasks if b == own_batch}
     batches = {b: results[n, b] for n, b in sorted(tasks) if n == 15_000}
     growth_figure(sizes, batches, 15_000)
 

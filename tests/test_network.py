@@ -10,7 +10,7 @@ from network import CVAE, reparametrise
 def model() -> CVAE:
     torch.manual_seed(0)
     model = CVAE(latent_dim=3)
-    # training moves these; at zero the classes would still be equal
+    # training moves these; as initialised, all classes are equal
     for name, parameter in model.named_parameters():
         if "shift" in name or "scale" in name:
             parameter.data += 0.1 * torch.randn_like(parameter)

@@ -72,6 +72,16 @@ def test_reconstruction_loss_of_grey_levels(report: Report) -> None:
     )
 
 
+def test_hidden_pixels(report: Report) -> None:
+    """Dropout: black or scaled up; a few masks shared by all images."""
+    images = 0.1 + torch.rand(20, 1, 28, 28)  # not a multiple of 8
+    seen = report.hide_pixels(images, 0.25)
+    kept = seen > 0
+    torch.testing.assert_close(seen[kept], images[kept] / 0.75)
+    assert 0.7 < kept.float().mean() < 0.8
+    assert len(kept.flatten(1).unique(dim=0)) == 3
+
+
 def test_loss_terms_are_means_over_the_batch(report: Report) -> None:
     model = small_cvae()
     images, labels = torch.rand(5, 1, 28, 28), torch.arange(5)
