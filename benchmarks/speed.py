@@ -33,7 +33,7 @@ from torchvision.transforms import ToTensor
 from mnist import data_dir, load
 from network import CVAE
 
-REPEATS = 5
+REPEATS = 9
 IMAGES = 60 * parameters().BATCH_SIZE  # for each repeat of (b)
 USUAL_IMAGES = 3_200  # and of (c)
 CELLS = definitions()
