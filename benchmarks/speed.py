@@ -192,8 +192,11 @@ def main() -> None:
     rate = np.array(ours) * per_image / 1e9
 
     def line(name: str, values: list[float] | np.ndarray, unit: str) -> None:
-        low, mid, high = np.min(values), np.median(values), np.max(values)
-        print(f"| {name} | {mid:,.4g} | {low:,.4g} … {high:,.4g} | {unit} |")
+        low, mid, high = (
+            f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+            for value in np.quantile(values, [0, 0.5, 1])
+        )
+        print(f"| {name} | {mid} | {low} … {high} | {unit} |")
 
     print(f"{device}, {torch.get_num_threads()} threads, {REPEATS} repeats")
     print("| | median | smallest … largest | |\n|:--|--:|--:|:--|")
