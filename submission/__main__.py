@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from submission import EXAMPLE, SubmissionError, explain
+from submission import SubmissionError
 
 SIGNALS = [
     getattr(signal, name)
@@ -30,7 +30,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--name",
-        help=f"your surname and matriculation number, like {EXAMPLE}; "
+        help="your surname and matriculation number, like Muster-12345678; "
         "default: the notebook's file name",
     )
     parser.add_argument(
@@ -77,9 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, stop)
     try:
         # Takes a second: it can be stopped in good order already.
-        from submission.build import build
+        from submission.flow import hand_in
 
-        print(build(args))
+        print(hand_in(args))
         return 0
     except SubmissionError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -91,6 +91,8 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
     except OSError as error:
+        from submission.flow import explain
+
         print(f"Error: {explain(error)}", file=sys.stderr)
     except SystemExit:
         print("\nStopped; nothing was changed.", file=sys.stderr)

@@ -3,23 +3,16 @@
 import re
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
-from submission import EXAMPLE, SubmissionError
+from submission import SubmissionError
 
+EXAMPLE = "Muster-12345678"
 PLACEHOLDER = "Surname-MatriculationNumber"
 # Leaves room for "-DEMO.pdf" and a temporary suffix in 255 bytes.
 MAX_NAME_BYTES = 200
-MAX_TEXT = 100_000
-
-FINGERPRINT = "application/vnd.submission.fingerprint+json"
-DEMO_BANNER = (
-    "DEMO: computed from stand-in data, not from the real data set. "
-    "This is not a submission."
-)
 
 ANSI = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))"
@@ -122,23 +115,17 @@ def put_name(nb: NotebookNode, name: str) -> None:
             cell.source = cell.source.replace(PLACEHOLDER, name)
 
 
-def fingerprints(nb: NotebookNode) -> list[dict[str, Any]]:
-    """What the notebook's cells recorded about the run, last one last."""
-    return [
-        out.data[FINGERPRINT]
+def says_demo(nb: NotebookNode) -> bool:
+    """Whether a cell printed a line that begins with ``DEMO:``."""
+    return any(
+        out.output_type == "stream" and re.search(r"(?m)^DEMO:", out.text)
         for cell in nb.cells
-        if cell.cell_type == "code"
+        if is_code(cell)
         for out in cell.outputs
-        if FINGERPRINT in out.get("data", {})
-    ]
+    )
 
 
-def is_demo(nb: NotebookNode) -> bool:
-    """Whether the notebook says that it ran on stand-ins."""
-    return any(print_.get("demo") for print_ in fingerprints(nb))
-
-
-def shorten(text: str, limit: int = MAX_TEXT) -> str:
+def shorten(text: str, limit: int) -> str:
     """Cut the middle out of an overlong text and say so."""
     if len(text) <= limit:
         return text

@@ -17,7 +17,7 @@ from nbformat.v4 import (
 )
 from pypdf import PdfReader
 
-from submission.exporter import TypstPDFExporter
+from submission.pdf import TypstPDFExporter
 
 NAME = "Muster-12345678"
 

@@ -1,0 +1,104 @@
+"""The rule for names, the ZIP's bytes, the names of cells."""
+
+import io
+import re
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zoo import code, markdown, notebook
+
+from submission import SubmissionError
+from submission.notebook import PLACEHOLDER, check_name, describe
+from submission.pack import pack
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Müller-Lüdenscheidt-1",
+        "O'Neill-12",
+        "d’Arcy-12",
+        "van der Berg-3",
+        "Łukasz-4",
+        "李-5",
+        "देवनागरी-7",
+        PLACEHOLDER,
+    ],
+)
+def test_names_of_any_language(name: str) -> None:
+    assert check_name(name) == name
+    decomposed = unicodedata.normalize("NFD", name)
+    assert check_name(decomposed) == unicodedata.normalize("NFC", name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "-1", "Muster", "Muster-", "Muster 1", "Muster_1", "Muster-١"),
+        *("Muster-12a", "-Muster-1", "Mus--ter-1", " Muster-1", "Muster -1"),
+        *("Mus.ter-1", "../Muster-1", "a\\b-1", "Mus\x00ter-1", "Muster-1\n"),
+        *("M4x-1", "x" * 300 + "-1", "\u0301a-1"),
+    ],
+)
+def test_other_names_are_refused_with_an_example(name: str) -> None:
+    with pytest.raises(SubmissionError, match="Muster-12345678"):
+        check_name(name)
+
+
+@given(st.text(max_size=20), st.text(max_size=8))
+def test_accepted_names_are_safe_file_names(before: str, after: str) -> None:
+    name = f"{before}-{after}"
+    try:
+        accepted = check_name(name)
+    except SubmissionError:
+        return
+    assert not re.search(r'[/\\:*?"<>|.\x00-\x1f]', accepted)
+    assert accepted == accepted.strip()
+    assert Path(accepted).name == accepted
+
+
+LETTERS = st.characters(categories=["Lu", "Ll", "Lo"])
+
+
+@given(
+    st.lists(
+        st.text(LETTERS, min_size=1, max_size=6), min_size=1, max_size=4
+    ),
+    st.sampled_from("-'’ "),
+    st.integers(0, 10**9),
+)
+def test_every_surname_is_accepted(
+    parts: list[str], joint: str, number: int
+) -> None:
+    name = unicodedata.normalize("NFC", f"{joint.join(parts)}-{number}")
+    assert check_name(name) == name
+
+
+@settings(max_examples=50)
+@given(
+    st.dictionaries(
+        st.from_regex(
+            r"[A-Za-zäöüß0-9_ '-]{1,20}(/[a-z]{1,5})?", fullmatch=True
+        ),
+        st.binary(max_size=500),
+        max_size=8,
+    )
+)
+def test_zip_gives_back_what_went_in(members: dict[str, bytes]) -> None:
+    packed = pack(members)
+    assert packed == pack(dict(reversed(members.items())))
+    with zipfile.ZipFile(io.BytesIO(packed)) as reader:
+        assert reader.namelist() == sorted(members)
+        assert {n: reader.read(n) for n in members} == members
+
+
+def test_cells_are_named_for_people() -> None:
+    nb = notebook(
+        markdown("# Report\n\n## Task 1 ##\n\n```\n# no heading\n```"),
+        code("\n\nfirst = 1\nsecond"),
+    )
+    assert describe(nb, 1) == 'cell 2 (section "Task 1", "first = 1")'
