@@ -1,6 +1,6 @@
 """How good the report's model is: one table, measured on the test sets.
 
-    DATA_DIR=… python benchmarks/quality.py [--seeds 3]
+    DATA_DIR=… python -m benchmarks.quality [--seeds 3]
 
 Trains the report's models exactly as the notebook does (its cells tagged
 ``definitions`` and ``parameters``), and, for the same number of epochs, a
@@ -17,15 +17,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import report
 import torch
-from report import definitions, parameters
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
+from benchmarks.report import definitions, parameters
 from mnist import load
 from network import CVAE
 
@@ -312,5 +311,4 @@ def spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    report.matplotlib.use("Agg")
     main()

@@ -5,7 +5,6 @@ and measured is what is handed in.
 """
 
 import ast
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,19 +12,17 @@ import matplotlib
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # network.py and mnist.py
-matplotlib.use("Agg")
 
 
-def find_notebook(folder: Path = ROOT) -> Path:
+def find_notebook() -> Path:
     """The project's one notebook, whatever the student has named it."""
-    (notebook,) = sorted(folder.glob("*.ipynb"))
+    (notebook,) = sorted(ROOT.glob("*.ipynb"))
     return notebook
 
 
-def cells(tag: str, notebook: Path | None = None) -> list[str]:
+def cells(tag: str) -> list[str]:
     """Sources of the notebook's cells that carry a tag."""
-    nb = nbformat.read(notebook or find_notebook(), as_version=4)
+    nb = nbformat.read(find_notebook(), as_version=4)
     return [
         cell.source
         for cell in nb.cells
@@ -35,6 +32,7 @@ def cells(tag: str, notebook: Path | None = None) -> list[str]:
 
 def definitions() -> SimpleNamespace:
     """Run the cells tagged ``definitions``; return what they define."""
+    matplotlib.use("Agg")
     namespace: dict = {}
     for source in cells("definitions"):
         exec(source, namespace)

@@ -1,6 +1,6 @@
 """How fast the report's training loop is, against the machine and the usual.
 
-    DATA_DIR=… python benchmarks/speed.py
+    DATA_DIR=… python -m benchmarks.speed
 
 In one run, interleaved: (a) the float32 matrix-product ceiling of this
 machine, (b) the notebook's training loop with its model, (c) the usual loop
@@ -14,6 +14,7 @@ smallest and largest value.
 import contextlib
 import io
 import multiprocessing
+import os
 import resource
 import sys
 import time
@@ -24,13 +25,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from report import definitions, parameters
 from torch.utils.data import DataLoader, Subset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import datasets
 from torchvision.transforms import ToTensor
 
-from mnist import data_dir, load
+from benchmarks.report import definitions, parameters
+from mnist import load
 from network import CVAE
 
 REPEATS = 9
@@ -173,7 +174,9 @@ def main() -> None:
     per_image = operations_per_image(model, images[:512])
     usual = DataLoader(
         Subset(
-            datasets.MNIST(data_dir(), transform=ToTensor()),
+            datasets.MNIST(
+                os.environ.get("DATA_DIR", "data"), transform=ToTensor()
+            ),
             range(USUAL_IMAGES),
         ),
         batch_size=128,

@@ -1,8 +1,9 @@
-"""What the tests share: the report's functions, demo data, no network."""
+"""What the tests share: the report, run once on the stand-ins."""
 
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,34 +11,16 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
+from benchmarks import report as report_module
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-import report as report_module  # noqa: E402
-
-import mnist  # noqa: E402
+NAME = "Muster-12345678"
 
 
 @pytest.fixture(scope="session")
 def report() -> SimpleNamespace:
     """The functions of the notebook's cells tagged ``definitions``."""
     return report_module.definitions()
-
-
-@pytest.fixture(scope="session")
-def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the demo data, written once."""
-    folder = tmp_path_factory.mktemp("data")
-    mnist.write_demo(folder)
-    return folder
-
-
-@pytest.fixture
-def demo(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """``DATA_DIR`` names the demo data, as one dataset folder like others."""
-    monkeypatch.setenv("DATA_DIR", str(demo_dir))
-    monkeypatch.delenv("DEMO", raising=False)
-    return demo_dir
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +31,10 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.fixture
-def short(tmp_path: Path) -> Path:
-    """The project in a folder of its own, with little training."""
-    folder = tmp_path / "short"
+def copy_project(folder: Path) -> Path:
+    """The project as a student renames it, with little training, not run."""
     folder.mkdir()
-    for name in ("network.py", "mnist.py", "requirements.txt", "README.md"):
+    for name in ("network.py", "mnist.py", "requirements.txt"):
         shutil.copy(ROOT / name, folder)
     nb = nbformat.read(report_module.find_notebook(), as_version=4)
     for cell in nb.cells:
@@ -65,5 +46,21 @@ def short(tmp_path: Path) -> Path:
                 r"(?m)^(EPOCHS\w*) = \d+", r"\1 = 3", cell.source
             )
             assert count == 3
-    nbformat.write(nb, folder / "Muster-12345678.ipynb")
+    nbformat.write(nb, folder / f"{NAME}.ipynb")
     return folder
+
+
+@pytest.fixture(scope="session")
+def handed_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what ``python -m submission --demo`` made."""
+    project = copy_project(tmp_path_factory.mktemp("run") / "project")
+    done = subprocess.run(
+        [sys.executable, "-m", "submission", "--demo"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    *_, note, last = done.stdout.splitlines()
+    assert last.startswith("DEMO only") and "Look at" not in note, note
+    return project

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import NAME, copy_project
 from pypdf import PdfReader
-from report import ROOT, find_notebook
 from test_notebook import FIGURES, code_cells
 
 sync_api = pytest.importorskip(
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="there is no chromium on this machine"
 )
 
-NAME = "Muster-12345678"
 # A root's browser has no sandbox; the others keep it off the network.
 OPTIONS = [
     "--no-sandbox",
@@ -48,15 +47,7 @@ def free_port() -> int:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The project as cloned and renamed, not yet run."""
-    folder = tmp_path / "Blatt 7 für Übung"
-    folder.mkdir()
-    for name in ("network.py", "mnist.py", "requirements.txt", "README.md"):
-        shutil.copy(ROOT / name, folder)
-    nb = nbformat.read(find_notebook(), as_version=4)
-    for cell in code_cells(nb):
-        cell.outputs, cell.execution_count = [], None
-    nbformat.write(nb, folder / f"{NAME}.ipynb")
-    return folder
+    return copy_project(tmp_path / "Blatt 7 #1 für Übung 100%")
 
 
 @pytest.fixture
@@ -67,6 +58,10 @@ def address(project: Path, tmp_path: Path) -> Iterator[str]:
         "DEMO": "1",
         "DATA_DIR": "data",
         "HOME": str(tmp_path),
+        # Settings that would keep figures from the notebook, or stop it.
+        "MPLBACKEND": "Agg",
+        "MATPLOTLIBRC": str(tmp_path),
+        "LC_ALL": "C",
         "JUPYTER_TOKEN": token,
         "JUPYTER_NO_CONFIG": "1",
         # Where cores are shared, two threads mostly wait for each other.
@@ -82,6 +77,8 @@ def address(project: Path, tmp_path: Path) -> Iterator[str]:
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.extension_manager=readonly",
     ]
+    settings = "text.usetex: True\nsavefig.bbox: tight\nfont.size: 30\n"
+    (tmp_path / "matplotlibrc").write_text(settings)
     log = tmp_path / "server.log"
     with log.open("wb") as file:
         server = subprocess.Popen(
