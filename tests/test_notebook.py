@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import NAME, ROOT
+from project import NAME, ROOT
 from pypdf import PdfReader
 
 from benchmarks.report import cells, definitions, find_notebook, parameters
@@ -73,8 +73,8 @@ def test_run_says_that_it_is_a_demo(
     page = reader.pages[0].extract_text()
     assert "DEMO: computed from stand-in data" in page
     assert "Key figures" in page and "after a full run" not in page
-    captions = "".join(p.extract_text() for p in reader.pages)
-    assert len(set(re.findall(r"Figure \d+:", captions))) == len(FIGURES)
+    words = "".join(page.extract_text() for page in reader.pages)
+    assert len(set(re.findall(r"Figure\s\d+:", words))) == len(FIGURES)
 
 
 def test_run_leaves_no_litter(executed: nbformat.NotebookNode) -> None:

@@ -324,7 +324,7 @@ def test_no_function_reads_another_cells_globals() -> None:
     """Definitions use their arguments, each other and imports only."""
     import symtable
 
-    from report import cells
+    from benchmarks.report import cells
 
     sources = cells("definitions")
     known = set(dir(__builtins__)) | set(__builtins__)
