@@ -92,16 +92,22 @@ def environment(folder: Path, data: Path, demo: bool) -> dict[str, str]:
     """
     # PYTHONPATH and its like would run other code than is handed in.
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    return env | {
-        "DATA_DIR": os.path.abspath(os.environ.get("DATA_DIR") or data),
-        "DEMO": str(int(demo)),
-        # Without it a kernel under LC_ALL=C reads and writes ASCII.
-        "PYTHONUTF8": "1",
-        # No start-up files, no profile, no matplotlibrc; figures are shown.
-        "IPYTHONDIR": str(folder / ".ipython"),
-        "MATPLOTLIBRC": str(folder / ".matplotlibrc"),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    }
+    # Threads that wait asleep: with another program on one of two cores,
+    # spinning ones make training several times slower.
+    return (
+        {"OMP_WAIT_POLICY": "passive"}
+        | env
+        | {
+            "DATA_DIR": os.path.abspath(os.environ.get("DATA_DIR") or data),
+            "DEMO": str(int(demo)),
+            # Without it a kernel under LC_ALL=C reads and writes ASCII.
+            "PYTHONUTF8": "1",
+            # No start-up files, profile or matplotlibrc; figures are shown.
+            "IPYTHONDIR": str(folder / ".ipython"),
+            "MATPLOTLIBRC": str(folder / ".matplotlibrc"),
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        }
+    )
 
 
 def run(
