@@ -13,7 +13,6 @@ kept in ``benchmarks/.cache``.
 import argparse
 import itertools
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +159,7 @@ def row_of(
         "nearest training image": distance_to(nearest, samples),
     }
     scores = [
-        CELLS.in_batches(partial(CELLS.model_scores, model), images)
+        CELLS.model_scores(model, images)
         for images in (data["test"][0], data["fashion"][0])
     ]
     return row | aurocs(scores)
@@ -219,7 +218,7 @@ def train_plainly(model: CVAE, data: Data, epochs: int, seed: int) -> None:
         for batch in order.split(128):
             terms = CELLS.loss_terms(model, images[batch], labels[batch])
             optimizer.zero_grad()
-            terms.sum().backward()
+            sum(terms).mean().backward()
             optimizer.step()
 
 
@@ -269,10 +268,7 @@ def main() -> None:
     }
     free = aurocs(
         [
-            CELLS.in_batches(
-                lambda x: CELLS.baseline_scores(x, mean),
-                data[name][0],
-            )
+            CELLS.baseline_scores(data[name][0], mean)
             for name in ("test", "fashion")
         ]
     )

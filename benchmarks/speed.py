@@ -61,9 +61,10 @@ def ceiling(device: torch.device, precision: str) -> float:
     """Operations per second of a large matrix product."""
     n, repeats = (2048, 10) if device.type == "cpu" else (8192, 50)
     one, other = torch.randn(2, n, n, device=device)
-    with CELLS.matmul_precision(precision):
-        one @ other
-        time_ = seconds(lambda: [one @ other for _ in range(repeats)], device)
+    torch.set_float32_matmul_precision(precision)
+    one @ other
+    time_ = seconds(lambda: [one @ other for _ in range(repeats)], device)
+    torch.set_float32_matmul_precision("highest")
     return repeats * 2 * n**3 / time_
 
 
@@ -78,7 +79,7 @@ def our_loop(
     The rate is low because each call starts its schedule anew; it changes
     nothing about the time.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # the progress bar
+    with contextlib.redirect_stdout(io.StringIO()):  # its last line
         CELLS.train(
             model,
             images,
@@ -97,7 +98,7 @@ def usual_loop(model: CVAE, loader: DataLoader) -> None:
     total = 0.0
     for images, labels in loader:
         terms = CELLS.loss_terms(model, images.to(device), labels.to(device))
-        loss = terms.sum()
+        loss = sum(terms).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -108,7 +109,7 @@ def operations_per_image(model: CVAE, images: torch.Tensor) -> float:
     """Floating-point operations of one training step, by PyTorch's count."""
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     with FlopCounterMode(display=False) as counter:
-        CELLS.loss_terms(model, images, labels).sum().backward()
+        sum(CELLS.loss_terms(model, images, labels)).mean().backward()
     model.zero_grad()
     return counter.get_total_flops() / len(images)
 
