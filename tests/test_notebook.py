@@ -23,16 +23,11 @@ def code_cells(nb: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 def text_of(nb: nbformat.NotebookNode) -> str:
     """All text outputs, as a reader sees them."""
-    parts = []
-    for cell in code_cells(nb):
-        for output in cell.outputs:
-            data = output.get("data", {})
-            parts.append(
-                output.get("text")
-                or data.get("text/markdown")
-                or data.get("text/plain", "")
-            )
-    return "\n".join(parts)
+    outputs = [output for cell in code_cells(nb) for output in cell.outputs]
+    return "\n".join(
+        output.get("text") or output.get("data", {}).get("text/markdown", "")
+        for output in outputs
+    )
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +109,11 @@ def test_unpacked_zip_gives_the_same_numbers_at_the_graders(
     compared = 0
     for cell, other in zip(executed.cells, again.cells, strict=True):
         for out in cell.get("outputs", []):
-            if "text/markdown" in out.get("data", {}):
-                assert out.data in [o.get("data") for o in other.outputs]
+            words = "text/markdown" in out.get("data", {})
+            if words or out.get("text", "").strip():
+                assert out in other.outputs
                 compared += 1
-    assert compared > 5
+    assert compared > 9
     for path, content in figures.items():
         assert path.read_bytes() == content
 
@@ -146,12 +142,6 @@ def test_names_that_other_things_rely_on() -> None:
     for name in ("cvae = CVAE(", "ablations = {"):
         assert name in source
     assert len(cells("parameters")) == 1
-
-
-def test_no_line_runs_over_the_margin() -> None:
-    for cell in code_cells(nbformat.read(find_notebook(), as_version=4)):
-        for line in cell.source.splitlines():
-            assert len(line) <= 78, line
 
 
 def test_every_row_of_the_table_of_faults_has_its_test() -> None:
