@@ -613,9 +613,9 @@ def test_disk_that_the_notebook_runs_on_is_full(
     check_refusal(done.stderr, "No space left")
 
 
-@pytest.mark.parametrize("limit", [10_000, 60_000])
+@pytest.mark.parametrize("limit", [10_000, 20_000, 60_000])
 def test_file_size_limit(project: Path, limit: int) -> None:
-    """No file may grow beyond the limit: a figure, the ZIP."""
+    """No file may grow beyond the limit: a figure, the PDF, the ZIP."""
     source = NOISE.format(15_000)
     for i in range(6):
         source += f"\nopen('figures/{i}', 'wb').write(os.urandom(12_000))"
