@@ -28,18 +28,28 @@ def idx(array: torch.Tensor) -> bytes:
     return sizes + array.to(torch.uint8).numpy().tobytes()
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The stand-ins as MNIST's files, and as such the published ones."""
-    raw = tmp_path / "data" / "MNIST" / "raw"
-    raw.mkdir(parents=True)
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    """The stand-ins as MNIST's files."""
+    found = {}
     for prefix, train in (("train", True), ("t10k", False)):
         images, labels = mnist.stand_ins("MNIST", train)
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images))
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(labels))
-    for file in raw.iterdir():
-        digest = hashlib.md5(file.read_bytes()).hexdigest()
-        monkeypatch.setitem(mnist.MD5["MNIST"], file.name, digest)
+        found[f"{prefix}-images-idx3-ubyte"] = idx(images)
+        found[f"{prefix}-labels-idx1-ubyte"] = idx(labels)
+    return found
+
+
+@pytest.fixture
+def data(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder with these files, as if they were the published ones."""
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, content in files.items():
+        (raw / name).write_bytes(content)
+        digest = hashlib.md5(content).hexdigest()
+        monkeypatch.setitem(mnist.MD5["MNIST"], name, digest)
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     monkeypatch.delenv("DEMO", raising=False)
     return tmp_path / "data"
@@ -156,7 +166,10 @@ class Mirror(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def mirror(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path,
+    files: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[[str], Path]]:
     """A local mirror of these data, and an empty ``DATA_DIR``.
 
@@ -164,11 +177,10 @@ def mirror(
     checksums is exchanged.
     """
     resources = []
-    for file in (data / "MNIST" / "raw").iterdir():
-        packed = gzip.compress(file.read_bytes(), mtime=0)
-        Mirror.files[f"{file.name}.gz"] = packed
-        digest = hashlib.md5(packed).hexdigest()
-        resources.append((f"{file.name}.gz", digest))
+    for name, content in files.items():
+        packed = gzip.compress(content, compresslevel=1)
+        Mirror.files[f"{name}.gz"] = packed
+        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -192,7 +204,7 @@ def mirror(
 
 def test_download(
     mirror: Callable[[str], Path],
-    data: Path,
+    files: dict[str, bytes],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     root = mirror("good")
@@ -200,9 +212,8 @@ def test_download(
     expected, digits = mnist.stand_ins("MNIST", train=True)
     assert torch.equal((images[:, 0] * 255).round(), expected.float())
     assert torch.equal(labels, digits)
-    for file in (data / "MNIST" / "raw").iterdir():
-        content = (root / "MNIST" / "raw" / file.name).read_bytes()
-        assert content == file.read_bytes()
+    for name, content in files.items():
+        assert (root / "MNIST" / "raw" / name).read_bytes() == content
     out, err = capsys.readouterr()
     assert "Downloading MNIST" in out
     assert not err  # no progress bar in the report
