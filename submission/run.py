@@ -72,7 +72,7 @@ def environment(folder: Path, data: Path, demo: bool) -> dict[str, str]:
         | {
             "DATA_DIR": os.path.abspath(os.environ.get("DATA_DIR") or data),
             "DEMO": str(int(demo)),
-            # Without it a kernel under LC_ALL=C reads and writes ASCII.
+            # Text files are UTF-8 in every locale, and on Windows.
             "PYTHONUTF8": "1",
             # No start-up files, profile or matplotlibrc; figures are shown.
             "IPYTHONDIR": str(folder / ".ipython"),
