@@ -81,23 +81,32 @@ def main(argv: list[str] | None = None) -> int:
 
         print(hand_in(args))
         return 0
-    except SubmissionError as error:
-        print(f"Error: {error}", file=sys.stderr)
-    except ModuleNotFoundError as error:
-        print(
-            f"Error: {error.name} is not installed for {sys.executable}. "
-            "Run this with the Python\nof the virtual environment into which "
-            "the README installs everything (.venv).",
-            file=sys.stderr,
-        )
-    except OSError as error:
-        from submission.flow import explain
-
-        print(f"Error: {explain(error)}", file=sys.stderr)
     except SystemExit:
         print("\nStopped; nothing was changed.", file=sys.stderr)
         raise
+    except ModuleNotFoundError as error:
+        message = (
+            f"{error.name} is not installed for {sys.executable}. Run this "
+            "with the Python\nof the virtual environment into which the "
+            "README installs everything (.venv)."
+        )
+    except (SubmissionError, OSError) as error:
+        message = explain(error)
+    print(f"Error: {message}", file=sys.stderr)
     return 1
+
+
+def explain(error: SubmissionError | OSError) -> str:
+    """What is wrong, for a person."""
+    lines = [str(error)]
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        lines = [
+            f"{error.strerror or error}{where}",
+            "Earlier results were not changed. Make room, mend the "
+            "permissions or choose another --output-dir.",
+        ]
+    return "\n".join(lines + getattr(error, "__notes__", []))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import logging
 import os
 import sys
 import tempfile
@@ -18,16 +17,23 @@ from submission.html import PICTURE_FILE
 from submission.notebook import (
     EXAMPLE,
     PLACEHOLDER,
+    check_executed,
     check_name,
-    is_code,
+    outputs,
     put_name,
     read_notebook,
     says_demo,
 )
-from submission.pack import check_code, pack, staged, visible_files
+from submission.pack import (
+    check_code,
+    pack,
+    read_files,
+    staged,
+    visible_files,
+)
 from submission.pdf import TypstPDFExporter
 from submission.publish import publish
-from submission.run import CellFailed, check_executed, environment, run
+from submission.run import SILENT, environment, run
 
 MOODLE_LIMIT = 20_000_000
 DEMO_BANNER = (
@@ -48,15 +54,20 @@ def hand_in(args: argparse.Namespace) -> str:
     project = path.parent
     output = (args.output_dir or project).resolve()
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=output):
-        pass
+    # Hours later would be too late to learn that nothing can be written.
+    tempfile.TemporaryFile(dir=output).close()
     nb = read_notebook(path)
+    put_name(nb, name)
     with staged(nb, project, with_figures=args.no_execute) as folder:
         try:
             demo, notes = results(nb, path, folder, args)
             pdf, warnings = export(nb, name, folder, demo)
             full_name = f"{name}-DEMO" if demo else name
-            members = contents(nb, pdf, full_name, folder)
+            members = {
+                f"{full_name}.pdf": pdf,
+                f"{full_name}.ipynb": nbformat.writes(nb).encode(),
+                **read_files(folder),
+            }
             packed = pack(members)
             check_code(nb, packed)
             files = {
@@ -68,14 +79,12 @@ def hand_in(args: argparse.Namespace) -> str:
                 drawn = (m for m in members if m.startswith("figures/"))
                 files |= {project / m: members[m] for m in drawn}
             publish(files)
-        except (SubmissionError, OSError) as error:
+        except Exception as error:
             ran = any(cell.get("execution_count") for cell in nb.cells)
-            if args.no_execute or not ran:
-                raise
-            kept = keep(nb, name, (output, project, Path.home()))
-            raise SubmissionError(
-                f"{explain(error)}\nThe notebook as far as it ran: {kept}"
-            ) from error
+            if ran and not args.no_execute:
+                kept = keep(nb, name, (output, project, Path.home()))
+                error.add_note(f"The notebook as far as it ran: {kept}")
+            raise
     report(full_name, members, len(packed), notes + warnings)
     result = output / f"{full_name}.zip"
     if demo:
@@ -100,8 +109,8 @@ def find_notebook(given: Path | None) -> Path:
         return given.resolve()
     found = sorted(
         path
-        for path in Path().glob("*.ipynb")
-        if not path.name.startswith(".") and not path.stem.endswith("-FAILED")
+        for path in Path().glob("[!.]*.ipynb")
+        if not path.stem.endswith("-FAILED")
     )
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
@@ -127,34 +136,33 @@ def results(
         Whether it all comes from stand-ins (this is decided here alone), and
         what the student should look at.
     """
-    notes = []
-    demo = args.demo or os.environ.get("DEMO", "") not in ("", "0")
+    demo, notes = False, []
     if args.no_execute:
-        demo = False
+        saved = path.stat().st_mtime
         notes = check_executed(nb) + [
             f"{module.name} is newer than the notebook: were its results "
             "made with it?"
             for module in sorted(folder.rglob("*.py"))
-            if (path.parent / module.relative_to(folder)).stat().st_mtime
-            > path.stat().st_mtime + 1
+            if module.stat().st_mtime > saved + 1
         ]
     else:
+        demo = args.demo or os.environ.get("DEMO", "") not in ("", "0")
+        env = environment(folder, path.parent / "data", demo)
         try:
-            env = environment(folder, path.parent / "data", demo)
             run(nb, folder, env, args.timeout)
-        except CellFailed as error:
-            if demo or error.kind != "DataUnavailable":
+        except SubmissionError as error:
+            kinds = {out.get("ename") for out in outputs(nb)}
+            if demo or "DataUnavailable" not in kinds:
                 raise
-            say(f"{error}\nStarting again on stand-ins: only a DEMO.")
+            bar = "*" * 70
+            again = "Starting again on stand-ins: only a DEMO."
+            print(bar, error, again, bar, sep="\n", file=sys.stderr)
             demo = True
             run(nb, folder, env | {"DEMO": "1"}, args.timeout)
     files = visible_files(folder / "figures")
     drawn = sum(bool(PICTURE_FILE.fullmatch(path.name)) for path in files)
     shown = sum(
-        any(mime.startswith("image/") for mime in out.get("data", {}))
-        for cell in nb.cells
-        if is_code(cell)
-        for out in cell.outputs
+        "image/" in " ".join(out.get("data", [])) for out in outputs(nb)
     )
     if shown < drawn:
         notes.append(
@@ -171,10 +179,8 @@ def export(
     Raises:
         SubmissionError: Typst refuses the notebook as a whole.
     """
-    log = logging.getLogger("submission.pdf")
-    log.propagate = False
     exporter = TypstPDFExporter(
-        author=name, banner=DEMO_BANNER * demo, log=log
+        author=name, banner=DEMO_BANNER * demo, log=SILENT
     )
     about = {"metadata": {"name": name, "path": str(folder)}}
     try:
@@ -182,20 +188,6 @@ def export(
     except ConversionException as error:
         raise SubmissionError(f"Typst cannot set it: {error}") from error
     return pdf, resources["warnings"]
-
-
-def contents(
-    nb: NotebookNode, pdf: bytes, name: str, folder: Path
-) -> dict[str, bytes]:
-    """What the ZIP holds, by name."""
-    put_name(nb, name.removesuffix("-DEMO"))
-    return {
-        f"{name}.pdf": pdf,
-        f"{name}.ipynb": nbformat.writes(nb).encode(),
-    } | {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in visible_files(folder)
-    }
 
 
 def keep(nb: NotebookNode, name: str, folders: Sequence[Path]) -> str:
@@ -208,18 +200,6 @@ def keep(nb: NotebookNode, name: str, folders: Sequence[Path]) -> str:
     return "lost, since no folder takes it"
 
 
-def explain(error: Exception) -> str:
-    """What is wrong, for a person."""
-    if not isinstance(error, OSError):
-        return str(error)
-    where = f": {error.filename}" if error.filename else ""
-    return (
-        f"{error.strerror or error}{where}\n"
-        "Earlier results were not changed. Make room, mend the permissions "
-        "or choose another --output-dir."
-    )
-
-
 def report(
     name: str, members: dict[str, bytes], size: int, notes: list[str]
 ) -> None:
@@ -227,17 +207,10 @@ def report(
     print(f"{name}.zip  {size / 1e6:.2f} MB")
     for member, data in sorted(members.items()):
         print(f"  {member}  {len(data) / 1e6:.2f} MB")
-    if size > MOODLE_LIMIT:
-        notes = [
-            *notes,
-            "Moodle usually takes 20 MB at most: save figures with a lower "
-            "dpi, or as PDF",
-        ]
     for note in notes:
         print(f"Look at: {note}")
-
-
-def say(message: str) -> None:
-    """Tell the user something that must not be overlooked."""
-    bar = "*" * 70
-    print(f"{bar}\n{message}\n{bar}", file=sys.stderr, flush=True)
+    if size > MOODLE_LIMIT:
+        print(
+            "Look at: Moodle usually takes 20 MB at most: save figures with "
+            "a lower dpi, or as PDF"
+        )

@@ -115,14 +115,43 @@ def put_name(nb: NotebookNode, name: str) -> None:
             cell.source = cell.source.replace(PLACEHOLDER, name)
 
 
+def outputs(nb: NotebookNode) -> list[NotebookNode]:
+    """All outputs of all cells."""
+    return [out for cell in nb.cells for out in cell.get("outputs", [])]
+
+
 def says_demo(nb: NotebookNode) -> bool:
     """Whether a cell printed a line that begins with ``DEMO:``."""
     return any(
-        out.output_type == "stream" and re.search(r"(?m)^DEMO:", out.text)
-        for cell in nb.cells
-        if is_code(cell)
-        for out in cell.outputs
+        re.search(r"(?m)^DEMO:", out.get("text", "")) for out in outputs(nb)
     )
+
+
+def check_executed(nb: NotebookNode) -> list[str]:
+    """Look whether Jupyter ran the whole notebook, from top to bottom.
+
+    Returns:
+        What the student should look at.
+
+    Raises:
+        SubmissionError: a cell was not run, or ended with an error.
+    """
+    counts = []
+    for index, cell in enumerate(nb.cells):
+        if not is_code(cell):
+            continue
+        counts.append(cell.execution_count)
+        failed = any(out.output_type == "error" for out in cell.outputs)
+        if cell.execution_count is None or failed:
+            raise SubmissionError(
+                f"{describe(nb, index)} "
+                f"{'ended with an error' if failed else 'has not been run'}."
+                "\nIn Jupyter, choose Run → Restart Kernel and Run All "
+                "Cells, save, and try again."
+            )
+    if counts != list(range(1, len(counts) + 1)):
+        return ["the cells were not run once each, from top to bottom"]
+    return []
 
 
 def shorten(text: str, limit: int) -> str:

@@ -82,8 +82,16 @@ def visible_files(folder: Path) -> set[Path]:
         if path.is_file()
         and not any(
             part.startswith(".") or part == "__pycache__"
-            for part in path.relative_to(folder.parent).parts
+            for part in path.relative_to(folder).parts
         )
+    }
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The visible files below a folder, by their names in the ZIP."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in visible_files(folder)
     }
 
 
@@ -111,7 +119,8 @@ def staged(
     ) as name:
         folder = Path(name).resolve()
         (folder / "figures").mkdir()
-        for member in sorted(members):
+        for member in members:
+            # A notebook from elsewhere must not reach for private files.
             if not member.resolve().is_relative_to(project):
                 raise SubmissionError(
                     f"{member.name} leads out of the notebook's folder, to "
@@ -119,7 +128,7 @@ def staged(
                 )
             target = folder / member.relative_to(project)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(member, target)
+            shutil.copy2(member, target)
         yield folder
 
 
@@ -129,9 +138,8 @@ def pack(members: dict[str, bytes]) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in sorted(members.items()):
             info = zipfile.ZipInfo(name, EPOCH)
-            info.compress_type = zipfile.ZIP_DEFLATED
             info.create_system, info.external_attr = 3, 0o644 << 16
-            archive.writestr(info, data, compresslevel=9)
+            archive.writestr(info, data, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 

@@ -2,71 +2,53 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
-from errno import EISDIR
 from pathlib import Path
-
-EARLIER = "-earlier"
 
 
 def publish(files: dict[Path, bytes]) -> None:
     """Write all files, or leave what was there as it was.
 
-    Raises:
-        OSError: no space, no permission.
-    """
-    parts: dict[Path, str] = {}
-    try:
-        for path, data in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                raise IsADirectoryError(EISDIR, "Is a folder", str(path))
-            handle, parts[path] = tempfile.mkstemp(
-                dir=path.parent, prefix=".submission-"
-            )
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                error.filename = error.filename or str(path)
-                raise
-            # mkstemp lets nobody else read; a submission is no secret.
-            os.chmod(parts[path], 0o644)
-        exchange(parts)
-    finally:
-        for part in parts.values():
-            Path(part).unlink(missing_ok=True)
-
-
-def exchange(parts: dict[Path, str]) -> None:
-    """Move files to their places, all of them or none.
-
     A viewer may hold the PDF open (Windows), or Ctrl-C may come between two
     files: a new PDF beside an old ZIP would be worse than neither.
 
-    Args:
-        parts: where each file belongs, and where it is.
-
     Raises:
-        OSError: no permission.
+        OSError: no space, no permission.
     """
-    earlier: dict[Path, str] = {}
-    try:
-        for path, part in parts.items():
-            earlier[path] = part + EARLIER
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(path, earlier[path])
-            os.replace(part, path)
-    except BaseException:
-        for path, kept in earlier.items():
-            # One that cannot be put back keeps none of the others away.
-            with contextlib.suppress(OSError):
-                if os.path.exists(kept):
-                    os.replace(kept, path)
-                elif not os.path.exists(parts[path]):
-                    path.unlink(missing_ok=True)
-        raise
-    for kept in earlier.values():
-        Path(kept).unlink(missing_ok=True)
+    with contextlib.ExitStack() as tidy, contextlib.ExitStack() as undo:
+        folders = {}
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = tempfile.TemporaryDirectory(
+                dir=path.parent, prefix=".submission-"
+            )
+            folders[path] = Path(tidy.enter_context(scratch))
+            try:
+                prepare(folders[path], path, data)
+            except OSError as error:
+                error.filename = str(path)
+                raise
+        # Nothing but renaming is left to do.
+        for path, folder in folders.items():
+            undo.callback(restore, folder, path)
+            os.replace(folder / "new", path)
+        undo.pop_all()
+
+
+def prepare(folder: Path, path: Path, data: bytes) -> None:
+    """Write the new file, and a copy of the one that it will replace."""
+    new = folder / "new"
+    new.write_bytes(data)
+    # A submission is no secret, whatever the umask.
+    new.chmod(0o644)
+    if path.exists():
+        shutil.copy2(path, folder / "earlier")
+
+
+def restore(folder: Path, path: Path) -> None:
+    """Put back what was there."""
+    if (folder / "earlier").exists():
+        os.replace(folder / "earlier", path)
+    else:
+        path.unlink(missing_ok=True)

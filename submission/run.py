@@ -4,14 +4,12 @@ import contextlib
 import logging
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ipykernel.kernelspec import make_ipkernel_cmd
 from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import (
     CellExecutionError,
@@ -26,41 +24,15 @@ from submission.notebook import ANSI, describe, is_code, section, shorten
 
 # What one cell may print; the rest is left out with a notice.
 MAX_TEXT = 100_000
-
-
-class CellFailed(SubmissionError):
-    """A cell could not be run to its end; the notebook holds the rest.
-
-    Attributes:
-        kind: the exception that the cell raised, or ''.
-    """
-
-    def __init__(self, message: str, kind: str = "") -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-class ThisInterpreter(KernelSpecManager):
-    """The running Python's own kernel.
-
-    A kernel spec "python3" left by another installation would run the
-    notebook without the packages of this one.
-    """
-
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        """The only kernel there is."""
-        return KernelSpec(
-            argv=make_ipkernel_cmd(),
-            display_name="Python 3",
-            language="python",
-        )
+# For libraries whose errors reach the student in other words.
+SILENT = logging.Logger("silent", level=logging.CRITICAL + 1)
 
 
 class Client(NotebookClient):
     """nbclient that shows the last line printed, and stops a flood."""
 
     bar: tqdm
-    printed = 0
+    room = MAX_TEXT
 
     def output(
         self,
@@ -69,16 +41,16 @@ class Client(NotebookClient):
         *where: str | int | None,
     ) -> NotebookNode | None:
         """Take in one output of the running cell."""
-        text = msg["content"].get("text", "")
-        lines = ANSI.sub("", text[-2000:]).split()
-        if lines:
-            self.bar.set_postfix_str(" ".join(lines)[-60:])
-        room = max(MAX_TEXT - self.printed, 0)
-        self.printed += len(text)
-        if text and not room:
-            return None
-        if len(text) > room:
-            msg["content"]["text"] = text[:room] + "\n[… more left out]\n"
+        content = msg["content"]
+        text = content.get("text", "")
+        if text:
+            words = ANSI.sub("", text[-2000:]).split()
+            self.bar.set_postfix_str(" ".join(words)[-60:])
+            if not self.room:
+                return None
+            if len(text) > self.room:
+                content["text"] = text[: self.room] + "\n[… left out]\n"
+            self.room = max(self.room - len(text), 0)
         return super().output(outs, msg, *where)
 
 
@@ -100,7 +72,7 @@ def environment(folder: Path, data: Path, demo: bool) -> dict[str, str]:
         | {
             "DATA_DIR": os.path.abspath(os.environ.get("DATA_DIR") or data),
             "DEMO": str(int(demo)),
-            # Without it a kernel under LC_ALL=C reads and writes ASCII.
+            # Text files are UTF-8 in every locale, and on Windows.
             "PYTHONUTF8": "1",
             # No start-up files, profile or matplotlibrc; figures are shown.
             "IPYTHONDIR": str(folder / ".ipython"),
@@ -125,22 +97,20 @@ def run(
         timeout: seconds that one cell may take.
 
     Raises:
-        CellFailed: a cell failed, ran too long, or the kernel died.
-        SubmissionError: the kernel does not start.
+        SubmissionError: a cell failed or ran too long, the kernel died or
+            did not start.
     """
     for cell in nb.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     nb.metadata.pop("widgets", None)
     (folder / ".matplotlibrc").touch()
-    log = logging.getLogger("submission.kernel")
-    log.addHandler(logging.NullHandler())
-    log.propagate = False
     manager = AsyncKernelManager(
-        kernel_spec_manager=ThisInterpreter(),
-        kernel_name="python3",
+        # Only this Python's own kernel: one that another installation left
+        # would lack the packages of this one.
+        kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
         connection_file=str(folder / ".kernel.json"),
-        log=log,
+        log=SILENT,
     )
     client = Client(
         nb,
@@ -150,18 +120,17 @@ def run(
         coalesce_streams=True,
         store_widget_state=False,
         iopub_timeout=60,
-        log=log,
+        log=SILENT,
     )
     steps = [i for i, cell in enumerate(nb.cells) if is_code(cell)]
     bar = "{desc} [{elapsed}] {postfix}"
     with (
         kernel(client, folder, env),
-        tqdm(steps, disable=None, leave=False, bar_format=bar) as progress,
+        tqdm(steps, disable=None, leave=False, bar_format=bar) as client.bar,
     ):
-        client.bar = progress
-        for number, index in enumerate(progress, 1):
-            client.printed = 0
-            progress.set_description_str(
+        for number, index in enumerate(client.bar, 1):
+            client.room = MAX_TEXT
+            client.bar.set_description_str(
                 f"cell {number}/{len(steps)}  {section(nb, index)}"
             )
             run_cell(client, index, number)
@@ -174,17 +143,13 @@ def kernel(
     """A kernel that does not outlive the block, however that ends."""
     manager = client.km  # nbclient forgets it when it ends
     # The kernel's own messages are of use only if it does not start.
-    with tempfile.TemporaryFile("w+", errors="replace") as messages:
+    with open(folder / ".kernel.log", "w+", errors="replace") as messages:
         start = {"stdout": messages, "stderr": messages, "env": env}
         try:
             with client.setup_kernel(
                 cleanup_kc=True, cwd=str(folder), **start
             ):
-                try:
-                    yield
-                except BaseException:
-                    client.shutdown_kernel = "immediate"
-                    raise
+                yield
         except RuntimeError as error:
             messages.seek(0)
             tail = messages.read()[-500:].strip()
@@ -202,14 +167,16 @@ def kernel(
 
 def run_cell(client: Client, index: int, number: int) -> None:
     """Run one cell; say in the student's words how it failed."""
-    cell, kind = client.nb.cells[index], ""
+    # Only a kernel that has run everything ends in its own good time.
+    client.shutdown_kernel = "immediate"
     try:
-        client.execute_cell(cell, index, execution_count=number)
+        client.execute_cell(client.nb.cells[index], index, number)
+        client.shutdown_kernel = "graceful"
         return
     except CellExecutionError as error:
-        kind = error.ename
-        what = f"failed: {kind}: {shorten(error.evalue.strip(), 600)}"
-        if kind in ("ModuleNotFoundError", "FileNotFoundError"):
+        evalue = shorten(error.evalue.strip(), 600)
+        what = f"failed: {error.ename}: {evalue}"
+        if error.ename in ("ModuleNotFoundError", "FileNotFoundError"):
             what += (
                 "\nThe notebook ran in a copy of its folder, with only the "
                 "files that the ZIP will hold."
@@ -221,31 +188,4 @@ def run_cell(client: Client, index: int, number: int) -> None:
             "ended with its Python process killed, perhaps for want of "
             "memory.\nTry smaller batches, or close other programs."
         )
-    raise CellFailed(f"{describe(client.nb, index)} {what}", kind)
-
-
-def check_executed(nb: NotebookNode) -> list[str]:
-    """Look whether Jupyter ran the whole notebook, from top to bottom.
-
-    Returns:
-        What the student should look at.
-
-    Raises:
-        SubmissionError: a cell was not run, or ended with an error.
-    """
-    counts = []
-    for index, cell in enumerate(nb.cells):
-        if not is_code(cell):
-            continue
-        counts.append(cell.execution_count)
-        failed = any(out.output_type == "error" for out in cell.outputs)
-        if cell.execution_count is None or failed:
-            raise SubmissionError(
-                f"{describe(nb, index)} "
-                f"{'ended with an error' if failed else 'has not been run'}."
-                "\nIn Jupyter, choose Run → Restart Kernel and Run All "
-                "Cells, save, and try again."
-            )
-    if counts != list(range(1, len(counts) + 1)):
-        return ["the cells were not run once each, from top to bottom"]
-    return []
+    raise SubmissionError(f"{describe(client.nb, index)} {what}")

@@ -10,14 +10,20 @@ from zoo import code, figure, markdown, save
 
 from submission.__main__ import SIGNALS
 
-HELPER = """from deeper import twice
-
-
-def answer() -> int:
-    import package.inner
-
-    return 42
-"""
+FILES = {
+    "helper.py": "from deeper import twice\n\ndef answer():\n"
+    "    import package.inner\n    return 42\n",
+    "deeper.py": "twice = 2\n",
+    "unused.py": "1 / 0\n",
+    "package/__init__.py": "",
+    "package/inner.py": "from . import sibling\n",
+    "package/sibling.py": "",
+    "package/other.py": "",
+    "requirements.txt": "numpy\n",
+    "README.md": "Hello\n",
+    "data/big.bin": "data",
+    "figures/a.txt": "old",
+}
 
 
 @pytest.fixture
@@ -47,20 +53,10 @@ def project(
             "with open('figures/a.txt', 'w') as file:\n    file.write('new')"
         ),
     )
-    (folder / "helper.py").write_text(HELPER)
-    (folder / "deeper.py").write_text("twice = 2\n")
-    (folder / "unused.py").write_text("1 / 0\n")
-    (folder / "requirements.txt").write_text("numpy\n")
-    (folder / "README.md").write_text("Hello\n")
-    (folder / "package").mkdir()
-    for name in ("__init__", "inner", "sibling", "other"):
-        (folder / "package" / f"{name}.py").touch()
-    (folder / "package" / "inner.py").write_text("from . import sibling\n")
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
     (folder / "shown.png").write_bytes(base64.b64decode(figure()))
-    for name in ("data", "figures"):
-        (folder / name).mkdir()
-    (folder / "data" / "big.bin").write_bytes(b"data")
-    (folder / "figures" / "a.txt").write_text("old")
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     yield folder
     for number, handler in handlers.items():

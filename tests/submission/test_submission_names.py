@@ -1,19 +1,16 @@
-"""The rule for names, the ZIP's bytes, the names of cells."""
+"""The rule for names, and the names of cells."""
 
-import io
 import re
 import unicodedata
-import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from zoo import code, markdown, notebook
 
 from submission import SubmissionError
 from submission.notebook import PLACEHOLDER, check_name, describe
-from submission.pack import pack
 
 
 @pytest.mark.parametrize(
@@ -76,24 +73,6 @@ def test_every_surname_is_accepted(
 ) -> None:
     name = unicodedata.normalize("NFC", f"{joint.join(parts)}-{number}")
     assert check_name(name) == name
-
-
-@settings(max_examples=50)
-@given(
-    st.dictionaries(
-        st.from_regex(
-            r"[A-Za-zäöüß0-9_ '-]{1,20}(/[a-z]{1,5})?", fullmatch=True
-        ),
-        st.binary(max_size=500),
-        max_size=8,
-    )
-)
-def test_zip_gives_back_what_went_in(members: dict[str, bytes]) -> None:
-    packed = pack(members)
-    assert packed == pack(dict(reversed(members.items())))
-    with zipfile.ZipFile(io.BytesIO(packed)) as reader:
-        assert reader.namelist() == sorted(members)
-        assert {n: reader.read(n) for n in members} == members
 
 
 def test_cells_are_named_for_people() -> None:

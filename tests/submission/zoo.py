@@ -106,11 +106,13 @@ def pictures(reader: PdfReader) -> list[int]:
     ]
 
 
-def save(*cells: NotebookNode, name: str = "report.ipynb") -> None:
-    """Write an unexecuted notebook into the current folder."""
+def save(
+    *cells: NotebookNode, name: str = "report.ipynb", executed: bool = False
+) -> None:
+    """Write a notebook into the current folder."""
     nb = notebook(*cells)
     for cell in nb.cells:
-        if cell.cell_type == "code":
+        if cell.cell_type == "code" and not executed:
             cell.execution_count = None
     nbformat.write(nb, name)
 
