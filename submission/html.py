@@ -136,7 +136,9 @@ class Piece:
 
     def shows(self) -> bool:
         """Whether there is anything to see."""
-        return bool(words(self.body) or self.body(["img", "svg", "hr"]))
+        return bool(
+            words(self.body) or self.body(["img", "svg", "hr", *MEDIA])
+        )
 
 
 class Page:
@@ -169,8 +171,9 @@ class Page:
                 self.warn(where, f"the formula {tex} is printed as TeX")
 
     def warn(self, where: str, what: str) -> None:
-        """Say what is shown differently, once."""
-        if (line := f"{where}: {what}") not in self.warnings:
+        """Say what is shown differently: once, and in one line."""
+        line = " ".join(f"{where}: {what}".split())
+        if line not in self.warnings:
             self.warnings.append(line)
 
     def replace(self, name: str, data: bytes, warning: str) -> bool:
@@ -196,14 +199,14 @@ class Page:
             elif re.fullmatch("h[1-6]", tag.name):
                 self._number(tag)
             elif tag.name in ("script", "math"):
-                tex = (tag.string or words(tag)).strip()
+                tex = (tag.string or words(tag)).strip() or "empty formula"
                 block = "display" in f"{tag.get('type')} {tag.get('display')}"
                 call = f"#formula({quote(tex)}, {str(block).lower()})["
                 tag.insert_before(mark(call))
                 tag.insert_after(mark("];"))
             elif tag.name == "input" and tag.get("type") == "checkbox":
                 tag.replace_with("☒ " if tag.has_attr("checked") else "☐ ")
-            elif tag.name == "summary":
+            elif tag.name in ("summary", "textarea"):
                 tag.name = "p"
             elif "alert" in classes:
                 tag.attrs |= CALLOUT
@@ -214,25 +217,29 @@ class Page:
     def _number(self, tag: Tag) -> None:
         """A screen reader would miss a level that is left out."""
         self.heading = words(tag)
+        if not self.heading:
+            tag.name = "p"
+            return
         level = int(tag.name[1])
         self.levels = [upper for upper in self.levels if upper < level]
         self.levels.append(level)
-        tag.name = f"h{len(self.levels)}" if self.heading else "p"
+        tag.name = f"h{len(self.levels)}"
 
     def _set_picture(self, piece: Piece, tag: Tag) -> None:
         address = tag.get("src") or tag.get("data", "")
         alt = tag.get("alt", "").strip()
         if tag.name == "svg":
             tag["xmlns"] = "http://www.w3.org/2000/svg"
+            tag["xmlns:xlink"] = "http://www.w3.org/1999/xlink"
             data = str(tag).encode()
         else:
-            data = self._fetch(piece, address)
+            data = self._fetch(piece, address) if tag.name == "img" else None
         if data is None:
             kind = "picture" if tag.name == "img" else tag.name
             what = f"a link stands for the {kind} {address[:80]}"
             self.warn(piece.where, what)
             tag.name, tag.attrs = "a", {"href": address}
-            tag.string = alt or address[:200]
+            tag.string = alt or address.partition(";base64")[0][:200]
             return
         name = f"picture-{len(self.files)}"
         self.files[name], self.where[name] = data, piece.where

@@ -125,8 +125,9 @@ def show_output(out: NotebookNode, where: str) -> Piece:
         return Piece(where, printed("\n".join(out.traceback), "out-error"))
     for mime in PICTURES:
         if mime in out.data:
-            about = out.metadata.get(mime, {})
-            alt, width = escape(about.get("alt", "")), about.get("width", "")
+            about = out.metadata.get(mime) or {}
+            alt = escape(str(about.get("alt") or ""))
+            width = escape(str(about.get("width")))
             html = f'<img src="attachment:" alt="{alt}" width="{width}">'
             html += f"<figcaption>{alt}</figcaption>" if alt else ""
             kind = "figure" if alt else "center"
@@ -137,9 +138,8 @@ def show_output(out: NotebookNode, where: str) -> Piece:
         piece = Piece(where, text if mime == "text/html" else render(text))
         if piece.shows():
             return piece
-    piece = Piece(
-        where, printed(out.data.get("text/plain", ""), "out-stdout")
-    )
+    plain = out.data.get("text/plain", "")
+    piece = Piece(where, printed(plain, "out-stdout"))
     if re.search("javascript|widget|html", " ".join(out.data)):
         piece.warning = "of an output for a browser only the text is printed"
     return piece
@@ -207,7 +207,7 @@ def mend(message: str, page: Page) -> bool:
             if name.endswith(".typ"):
                 data = data.replace(text.encode(), spelt.encode())
                 mended |= page.replace(name, data, f"no font has {spelt}")
-    picture = re.search(r'image\("(picture-\d+)"', message)
+    picture = re.search(r'(?:image\("|─ .*)(picture-\d+)', message)
     part = re.search(r"part-\d+\.typ", message)
     if not mended and picture:
         return page.replace(picture[1], DAMAGED, "a picture is damaged")
