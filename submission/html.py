@@ -8,8 +8,8 @@ notebook at once, as starting pandoc takes longer than converting a cell.
 import base64
 import contextlib
 import json
-import os
 import re
+import shutil
 import subprocess
 import uuid
 from dataclasses import dataclass, field
@@ -17,26 +17,27 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote
 
 import pypandoc
-from bs4 import BeautifulSoup, Comment, Tag
+from bs4 import BeautifulSoup, Tag
 from nbconvert.filters.markdown_mistune import (
     IPythonRenderer,
     MarkdownWithMath,
 )
 
-# Spelt out; among them the marks of `Page`.
-CONTROL = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0\ufdd1]"
-)
-PLACE = re.compile("\ufdd0(\\d+)\ufdd1")
+# Typst of our own passes pandoc as a word that no notebook can hold; capital,
+# as in a heading's label, which pandoc writes small, it must not be found.
+MARK = f"Q{uuid.uuid4().hex.upper()}Q"
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 # A formula that pandoc left as words, which begin with an escaped dollar.
 BEYOND = re.compile(r'#formula\("((?:[^"\\]|\\.)*)", \w+\)\[\\')
 IN_HTML = re.compile(r"(?s)(?<!\\)\$\$(.+?)\$\$|(?<!\\)\$([^$\n]+)\$")
+UNSEEN = ':is(style, title, script:not([type^="math/tex"])):not(svg *)'
 MEDIA = ("iframe", "embed", "object", "video", "audio")
 PICTURE_FILE = re.compile(r"(?i).+\.(pdf|svg|png|jpe?g|gif|webp)")
 LINK = re.compile(r"(?i)(https?|ftp|mailto):|[^:]+([/?#]|$)|#.")
+WIDTH = re.compile(r"(?<![-\w])width: *([1-9]\d{0,4})[.\d]*(%|px|$|;)")
 CALLOUT = {"typst:fill": "luma(246)", "typst:inset": "1em"}
 
 
@@ -94,24 +95,30 @@ def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def mark(typst: str) -> str:
+    """A word that becomes this Typst behind pandoc."""
+    return f"{MARK}{typst.encode().hex()}{MARK}"
+
+
 def pandoc(html: str) -> str:
     """Turn HTML into Typst."""
     # The one that came with pip: another on PATH may not know Typst.
     files = Path(pypandoc.__file__).parent / "files"
-    program = files / ("pandoc.exe" if os.name == "nt" else "pandoc")
+    program = shutil.which("pandoc", path=files)
     # The sandbox keeps pandoc from opening files a text names.
     options = ["--sandbox", "--quiet", "--wrap=none", "--preserve-tabs"]
     options += ["--from=html+gfm_auto_identifiers", "--to=typst"]
-    command = [program, *options]
-    done = subprocess.run(
-        command, input=html.encode(), stdout=subprocess.PIPE, check=True
+    typst = subprocess.check_output([program, *options], input=html.encode())
+    return re.sub(
+        f"{MARK}(\\w*?){MARK}",
+        lambda match: bytes.fromhex(match[1]).decode(),
+        typst.decode(),
     )
-    return done.stdout.decode()
 
 
 @dataclass
 class Piece:
-    """What a cell or one of its outputs shows, as HTML."""
+    """What a cell or one of its outputs shows."""
 
     where: str  # the cell, for a person
     html: str
@@ -123,167 +130,136 @@ class Piece:
         """The HTML as a browser reads it, without what it does not show."""
         html = CONTROL.sub(lambda m: f"\\x{ord(m[0]):02x}", self.html)
         body = BeautifulSoup(f"<body>{html}", "html5lib").body
-        for tag in body(True):
-            formula = tag.get("type", "").startswith("math/tex")
-            if tag.name in ("script", "style", "title") and not formula:
-                tag.decompose()
-            # pandoc would write such an attribute on as code.
-            for name in [
-                name for name in tag.attrs or {} if "typst:" in name
-            ]:
-                del tag[name]
-        for comment in body(string=lambda text: isinstance(text, Comment)):
-            comment.extract()
+        for tag in body.select(UNSEEN):
+            tag.decompose()
         return body
 
     def shows(self) -> bool:
         """Whether there is anything to see."""
-        return bool(words(self.body) or self.body(["img", "svg", "hr"]))
+        return bool(
+            words(self.body) or self.body(["img", "svg", "hr", *MEDIA])
+        )
 
 
 class Page:
     """A notebook's pieces, turned from HTML into Typst.
 
     Attributes:
-        title: the heading that begins the notebook, or ''.
-        files: each piece in Typst (``part-0.typ``, …) and each picture
-            (``picture-0.typ``, which shows ``picture-0``, …).
+        files: each piece in Typst (``part-0.typ``, …), in their order, and
+            each picture (``picture-0``, …).
         where: how to name the cell of each file to a person.
         warnings: a line for each thing that paper shows differently.
     """
 
-    def __init__(
-        self, pieces: list[Piece], folder: Path, author: str
-    ) -> None:
+    def __init__(self, pieces: list[Piece], folder: Path) -> None:
         self.folder = folder.resolve()
-        self.title = self.heading = ""
+        self.heading = ""
         self.levels: list[int] = []
-        self.inserts: list[str] = []
         self.files: dict[str, bytes] = {}
         self.where: dict[str, str] = {}
         self.warnings: list[str] = []
-        between = uuid.uuid4().hex
-        if pieces:
-            self._take_title(pieces[0].body, author)
-        html = [self._html(piece) for piece in pieces]
-        typst = pandoc(f"<p>{between}</p>".join(html))
-        typst = PLACE.sub(lambda match: self.inserts[int(match[1])], typst)
-        for piece, part in zip(pieces, typst.split(between), strict=False):
-            self._add("part", part, piece)
+        html = ""
+        for number, piece in enumerate(pieces):
+            self._prepare(piece)
+            html += f"<p>{MARK}{number}</p>{piece.body.decode_contents()}"
+        for numbered in pandoc(html).split(MARK)[1:]:
+            number, part = re.fullmatch(r"(?s)(\d+)(.*)", numbered).groups()
+            where = pieces[int(number)].where
+            self.where[name := f"part-{number}.typ"] = where
+            self.files[name] = f'#import "report.typ": *{part}'.encode()
             for tex in BEYOND.findall(part):
-                self._warn(piece, f"the formula {tex} is printed as TeX")
+                self.warn(where, f"the formula {tex} is printed as TeX")
 
-    def _add(self, kind: str, typst: str, piece: Piece) -> str:
-        """Keep a file; return its name."""
-        name = f"{kind}-{len(self.files)}.typ"
-        self.files[name] = f'#import "report.typ": *\n{typst}'.encode()
-        self.where[name] = piece.where
-        return name
+    def warn(self, where: str, what: str) -> None:
+        """Say what is shown differently: once, and in one line."""
+        line = " ".join(f"{where}: {what}".split())
+        if line not in self.warnings:
+            self.warnings.append(line)
 
-    def replace(self, name: str, data: bytes, warning: str) -> None:
-        """Exchange a file for what can be set."""
-        where = self.where.get(name, "the title")
-        self.files[name] = data
-        self.warnings.append(f"{where}: {warning}")
+    def replace(self, name: str, data: bytes, warning: str) -> bool:
+        """Exchange a file for what can be set; whether that is new."""
+        if new := self.files[name] != data:
+            self.files[name] = data
+            self.warn(self.where.get(name, "the title"), warning)
+        return new
 
-    def _warn(self, piece: Piece, what: str) -> None:
-        self.warnings.append(f"{piece.where}: {what}")
-
-    def _insert(self, typst: str) -> str:
-        """What stands for Typst of our own while pandoc works."""
-        self.inserts.append(typst)
-        return f"\ufdd0{len(self.inserts) - 1}\ufdd1"
-
-    def _take_title(self, body: Tag, author: str) -> None:
-        """The template prints both, not always where the notebook does."""
-        heading = body.find(True)
-        if heading and heading.name == "h1":
-            self.title = words(heading)
-            below = heading.find_next_sibling(True)
-            heading.decompose()
-            if below and words(below) == author:
-                below.decompose()
-
-    def _html(self, piece: Piece) -> str:
-        """A piece as HTML that pandoc reads well."""
+    def _prepare(self, piece: Piece) -> None:
+        """Put right what pandoc would not, or paper does not show."""
         if piece.warning:
-            self._warn(piece, piece.warning)
+            self.warn(piece.where, piece.warning)
         for tag in piece.body(True):
+            for name in [name for name in tag.attrs if "typst:" in name]:
+                del tag[name]  # pandoc would write it on as code
             classes = tag.get("class", [])
-            if tag.name in MEDIA and not words(tag):
-                address = tag.get("src") or tag.get("data", "")
-                tag.name, tag.attrs, tag.string = (
-                    "a",
-                    {"href": address},
-                    address,
-                )
-            if re.fullmatch("h[1-6]", tag.name):
-                self._set_heading(tag)
-            elif tag.name in ("script", "math"):
-                self._set_formula(tag)
-            elif tag.name in ("img", "svg"):
+            empty_media = tag.name in MEDIA and not words(tag)
+            if tag.name in ("img", "svg") or empty_media:
                 self._set_picture(piece, tag)
+            if tag.name == "a" and not LINK.match(tag.get("href", "")):
+                del tag["href"]
+            elif re.fullmatch("h[1-6]", tag.name):
+                self._number(tag)
+            elif tag.name in ("script", "math"):
+                tex = (tag.string or words(tag)).strip() or "empty formula"
+                block = "display" in f"{tag.get('type')} {tag.get('display')}"
+                call = f"#formula({quote(tex)}, {str(block).lower()})["
+                tag.insert_before(mark(call))
+                tag.insert_after(mark("];"))
             elif tag.name == "input" and tag.get("type") == "checkbox":
                 tag.replace_with("☒ " if tag.has_attr("checked") else "☐ ")
-            elif tag.name == "summary":
+            elif tag.name in ("summary", "textarea"):
                 tag.name = "p"
             elif "alert" in classes:
                 tag.attrs |= CALLOUT
             elif "dataframe" in classes:
                 for cell in tag(["td", "th"]):
                     cell["style"] = "text-align: right"
-        for link in piece.body("a"):
-            if not LINK.match(link.get("href", "")):
-                del link["href"]
-        return piece.body.decode_contents()
 
-    def _set_heading(self, tag: Tag) -> None:
+    def _number(self, tag: Tag) -> None:
+        """A screen reader would miss a level that is left out."""
         self.heading = words(tag)
-        # A screen reader would miss a level that is left out.
+        if not self.heading:
+            tag.name = "p"
+            return
         level = int(tag.name[1])
         self.levels = [upper for upper in self.levels if upper < level]
         self.levels.append(level)
-        tag.name = f"h{len(self.levels)}" if self.heading else "p"
-
-    def _set_formula(self, tag: Tag) -> None:
-        tex = (tag.string or words(tag)).strip()
-        block = "display" in f"{tag.get('type')} {tag.get('display')}"
-        call = f"#formula({quote(tex)}, {str(block).lower()})["
-        tag.insert_before(self._insert(call))
-        tag.insert_after(self._insert("];"))
+        tag.name = f"h{len(self.levels)}"
 
     def _set_picture(self, piece: Piece, tag: Tag) -> None:
-        address, alt = tag.get("src", ""), tag.get("alt", "").strip()
+        address = tag.get("src") or tag.get("data", "")
+        alt = tag.get("alt", "").strip()
         if tag.name == "svg":
             tag["xmlns"] = "http://www.w3.org/2000/svg"
+            tag["xmlns:xlink"] = "http://www.w3.org/1999/xlink"
             data = str(tag).encode()
         else:
-            data = self._fetch(piece, address)
+            data = self._fetch(piece, address) if tag.name == "img" else None
         if data is None:
-            self._warn(piece, f"a link stands for the picture {address[:80]}")
-            tag.name = "span" if tag.find_parent("a") else "a"
-            tag.attrs, tag.string = {"href": address}, alt or address[:200]
+            kind = "picture" if tag.name == "img" else tag.name
+            what = f"a link stands for the {kind} {address[:80]}"
+            self.warn(piece.where, what)
+            tag.name, tag.attrs = "a", {"href": address}
+            tag.string = alt or address.partition(";base64")[0][:200]
             return
         name = f"picture-{len(self.files)}"
-        centred = bool(tag.find_parent(["center", "figure"]))
-        alt = quote(alt or self.heading or "picture")
-        arguments = [
-            f"image({quote(name)}, alt: {alt})",
-            f"width: {width(tag)}",
-            f"centred: {str(centred).lower()}",
-        ]
-        typst = f"#picture({', '.join(arguments)})"
-        file = self._add("picture", typst, piece)
         self.files[name], self.where[name] = data, piece.where
-        tag.replace_with(self._insert(f'#include "{file}";'))
+        alt = quote(alt or self.heading or "picture")
+        centred = bool(tag.find_parent(["center", "figure"]))
+        asked = f"{tag.get('style')}; width: {tag.get('width')}"
+        width = "auto"
+        if found := WIDTH.search(asked):
+            # A pixel of CSS is 1/96 inch.
+            width = found[1] + ("%" if found[2] == "%" else "pt * 0.75")
+        # On a line of its own, which Typst quotes if it cannot read it.
+        typst = f"#picture(\nimage({quote(name)}, alt: {alt}),\n"
+        typst += f"{width}, {str(centred).lower()});"
+        tag.replace_with(mark(typst))
 
     def _fetch(self, piece: Piece, address: str) -> bytes | None:
         """A picture's bytes; None if it is elsewhere."""
         scheme, _, rest = address.partition(":")
         if scheme == "data":
-            head, _, data = rest.partition(",")
-            plain = unquote_to_bytes(data)
-            return decoded(plain) if head.endswith(";base64") else plain
+            return decoded(unquote(rest.partition(",")[2]))
         if scheme == "attachment":
             bundle = piece.attachments.get(unquote(rest), {})
             return next(map(decoded, bundle.values()), None)
@@ -295,23 +271,10 @@ class Page:
         return None
 
 
-def decoded(data: str | bytes) -> bytes:
+def decoded(data: str) -> bytes:
     """A drawing's text, or what base 64 holds; nothing if it is damaged."""
-    if data.lstrip()[:1] in ("<", b"<"):
-        return data.encode() if isinstance(data, str) else data
-    try:
+    if data.lstrip().startswith("<"):
+        return data.encode()
+    with contextlib.suppress(ValueError):
         return base64.b64decode(data)
-    except ValueError:
-        return b""
-
-
-def width(tag: Tag) -> str:
-    """The width that HTML asks for, in Typst's words."""
-    asked = f"{tag.get('style')}; width: {tag.get('width')}"
-    found = re.search(
-        r"(?<![-\w])width: *([1-9]\d{0,4})[.\d]*(%|px|$|;)", asked
-    )
-    if not found:
-        return "auto"
-    # A pixel of CSS is 1/96 inch.
-    return f"{found[1]}%" if found[2] == "%" else f"{found[1]}pt * 0.75"
+    return b""
