@@ -147,6 +147,19 @@ def test_names_that_other_things_rely_on() -> None:
     assert len(cells("parameters")) == 1
 
 
+def test_no_function_reads_another_cells_globals() -> None:
+    """Definitions use their arguments, each other and imports only."""
+    source = "\n".join(cells("definitions"))
+    command = [sys.executable, "-m", "ruff", "check", "--isolated"]
+    done = subprocess.run(
+        [*command, "--select", "F821", "-"],
+        input=source,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_every_row_of_the_table_of_faults_has_its_test() -> None:
     folder = Path(__file__).parent
     table = (folder / "README.md").read_text("utf-8")
