@@ -86,7 +86,8 @@ class CVAE(nn.Module):
         """
         self._check(images, IMAGE_SHAPE, "images", labels)
         mu, logvar = self.encoder(images.flatten(1), labels).chunk(2, dim=1)
-        return mu, logvar
+        # without the KL term nothing else keeps sigma finite
+        return mu, logvar.clamp(max=5)
 
     def decode(self, z: Tensor, labels: Tensor) -> Tensor:
         """Logits of the pixels' Bernoulli means under p(x|z, y).

@@ -39,8 +39,8 @@ def binarised(images: Tensor, seed: int) -> Tensor:
 
 def train_without_labels(images: Tensor, epochs: int, seed: int) -> CVAE:
     """Train with the notebook's routine on images (N, 1, 28, 28)."""
-    mean = images.mean(dim=0)
-    model = CELLS.new_cvae(mean, seed, latent_dim=LATENT_DIM, num_classes=1)
+    torch.manual_seed(seed)
+    model = CVAE(LATENT_DIM, num_classes=1).to(images.device)
     batches = binarised(images, seed=0)
 
     def binarise_anew(epoch: int) -> None:

@@ -241,14 +241,14 @@ def main() -> None:
     nearest = NearestNeighbors(n_neighbors=1, algorithm="brute")
     nearest.fit(data["train"][0].flatten(1).cpu())
 
-    mean = data["train"][0].mean(dim=0)
     ours, flat, seconds = [], [], []
     for seed in range(p.SEED, p.SEED + seeds):
         for latent_dim, epochs, rows in (
             (p.LATENT_DIM, p.EPOCHS, ours),
             (2, p.EPOCHS_2D, flat),
         ):
-            model = CELLS.new_cvae(mean, seed, latent_dim=latent_dim)
+            torch.manual_seed(seed)
+            model = CVAE(latent_dim).to(device)
             seconds.append(
                 train_as_the_report(model, data["train"], epochs, seed)
             )

@@ -31,6 +31,15 @@ def test_shapes(model: CVAE) -> None:
     assert samples.min() >= 0 and samples.max() <= 1
 
 
+def test_sigma_stays_finite(model: CVAE) -> None:
+    """Reconstruction alone would let it grow until the loss is NaN."""
+    images, labels = batch()
+    with torch.no_grad():
+        model.encoder.last.bias.fill_(500)
+    logits, _, logvar = model(images, labels)
+    assert logvar.max() <= 5 and logits.isfinite().all()
+
+
 def test_the_label_changes_encoder_and_decoder(model: CVAE) -> None:
     images, labels = batch()
     z = torch.randn(4, 3)

@@ -142,7 +142,7 @@ def test_names_that_other_things_rely_on() -> None:
     source = "\n".join(
         cell.source for cell in code_cells(nbformat.read(find_notebook(), 4))
     )
-    for name in ("cvae = new_cvae(", "ablations = {"):
+    for name in ("cvae = CVAE(", "ablations = {"):
         assert name in source
     assert len(cells("parameters")) == 1
 
