@@ -19,10 +19,21 @@ import psutil
 import pytest
 from nbformat.v4 import new_output
 from pypdf import PdfReader
-from zoo import NAME, code, figure, markdown, pictures, save, stdout, text
+from zoo import (
+    NAME,
+    code,
+    figure,
+    markdown,
+    notebook,
+    pictures,
+    save,
+    stdout,
+    text,
+)
 
 from submission import flow
 from submission.__main__ import SIGNALS, main
+from submission.notebook import PLACEHOLDER
 from submission.publish import publish
 
 Capture = pytest.CaptureFixture[str]
@@ -178,10 +189,11 @@ LOOK_AT = [
 def test_what_to_look_at_is_listed(project: Path, capsys: Capture) -> None:
     os.utime("helper.py", (4e9, 4e9))
     Path("figures/b.png").write_bytes(os.urandom(21_000_000))
-    part = markdown("## Part\n\n![](https://example.org/a.png) $\\foo$")
-    save(part, code("import helper"), code("1"), executed=True)
-    nb = nbformat.read("report.ipynb", 4)
-    nb.cells[1], nb.cells[2] = nb.cells[2], nb.cells[1]
+    nb = notebook(
+        markdown("## Part\n\n![](https://example.org/a.png) $\\foo$"),
+        code("import helper"),
+    )
+    nb.cells[1].execution_count = 7
     nbformat.write(nb, "report.ipynb")
     assert main(["--name", NAME, "--no-execute"]) == 0
     *_, last = lines = capsys.readouterr().out.splitlines()
@@ -191,17 +203,11 @@ def test_what_to_look_at_is_listed(project: Path, capsys: Capture) -> None:
         assert words in note
 
 
-def test_name_from_the_notebook(project: Path, capsys: Capture) -> None:
-    name = "Müller-Lüdenscheidt-77"
-    save(markdown("# A"), code("1"), name=f"{name}.ipynb", executed=True)
-    options = [f"{name}.ipynb", "--no-execute", "--output-dir", "out"]
-    assert main(options) == 0
-    assert Path(f"out/{name}.zip").exists()
-    assert not Path(f"{name}.zip").exists()
-    Path("report.ipynb").unlink()
-    Path(f"{name}.ipynb").rename("Surname-MatriculationNumber.ipynb")
-    capsys.readouterr()
-    assert main(["--no-execute"]) == 0
+def test_placeholder_is_not_to_be_uploaded(
+    project: Path, capsys: Capture
+) -> None:
+    save(code("1"), executed=True)
+    assert main(["--name", PLACEHOLDER, "--no-execute"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert "ready" not in last and "--name" in last
 
@@ -450,17 +456,17 @@ def test_stopped_in_any_phase(
     scratch = project.parent / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    original, calls = getattr(module, function), []
-
-    def interrupted(*args: object, **options: object) -> object:
-        calls.append(args)
-        try:
-            return original(*args, **options)
-        finally:
-            if len(calls) == 1:
-                os.kill(os.getpid(), signal.SIGINT)
+    original = getattr(module, function)
 
     with monkeypatch.context() as patch, nothing_lost(project):
+
+        def interrupted(*args: object, **options: object) -> object:
+            patch.undo()
+            try:
+                return original(*args, **options)
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
+
         patch.setattr(module, function, interrupted)
         with pytest.raises(SystemExit) as stopped:
             main(["--name", NAME, "--no-execute"])
@@ -567,51 +573,48 @@ def test_file_that_may_not_be_read(project: Path, name: str) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 128 kB."""
+def small_disk(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Path]:
+    """A file system of that size."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    options = ["-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", folder]
     try:
         subprocess.run(["mount", *options], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("only an administrator can make a small disk")
     yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 NOISE = "import os\nopen('figures/noise.png', 'wb').write(os.urandom({}))"
 
 
-@pytest.mark.parametrize("room", [60_000, 0])
+@pytest.mark.parametrize("small_disk", ["64k", "4k"], indirect=True)
 def test_disk_with_the_results_is_full(
-    project: Path, small_disk: Path, room: int
+    project: Path, small_disk: Path
 ) -> None:
     save(markdown("# A"), code(NOISE.format(150_000)))
     (small_disk / ZIP).write_bytes(b"earlier")
-    (small_disk / "filler").write_bytes(bytes(120_000 - room))
-    if not room:
-        with (
-            contextlib.suppress(OSError),
-            open(small_disk / "rest", "wb") as f,
-        ):
-            f.write(bytes(20_000))
-    # The run is kept where there is room for it.
-    kept = (small_disk if room else project) / FAILED
     with nothing_lost(project, small_disk, kept=True):
         done = submit("--output-dir", str(small_disk))
-        assert kept.exists()
+        # The run is kept where there is room for it.
+        kept, *_ = *small_disk.glob(FAILED), project / FAILED
     check_refusal(done.stderr, "No space left", str(small_disk))
     assert f"as far as it ran: {kept}" in done.stderr
 
 
-@pytest.mark.parametrize(("filler", "kept"), [(0, True), (126_000, False)])
+@pytest.mark.parametrize(
+    ("small_disk", "kept"),
+    [("128k", True), ("4k", False)],
+    indirect=["small_disk"],
+)
 def test_disk_that_the_notebook_runs_on_is_full(
-    project: Path, small_disk: Path, filler: int, kept: bool
+    project: Path, small_disk: Path, kept: bool
 ) -> None:
     """In a cell that draws a figure, or before the kernel has started."""
     save(markdown("# A"), code(NOISE.format(300_000)))
-    (small_disk / "filler").write_bytes(bytes(filler))
     with nothing_lost(project, small_disk, kept=kept):
         done = submit(TMPDIR=str(small_disk))
     check_refusal(done.stderr, "No space left")

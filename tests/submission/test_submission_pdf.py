@@ -151,27 +151,6 @@ FOR_A_BROWSER = [
     (display(**{WIDGET: "", "text_plain": "50 %"}), "50 %", "for a browser"),
     (display(text_html=IFRAME), "e.org/v", "iframe"),
 ]
-ATTACK = '#read("/etc/hostname") #panic() // gone /* gone */ $1'
-# pandoc would write such an attribute as code of Typst's own.
-SPELL = (
-    '<table typst:fill="panic()"><tr><td data-typst:text:fill="panic()">4.5'
-    '</td></tr></table><div typst:fill="panic()"><p>rows</p></div>'
-)
-# Cells that would be carried out if they reached Typst as they are.
-ATTACKS = [
-    markdown(f"## {ATTACK}"),
-    markdown(f"- `{ATTACK}`"),
-    markdown(f"| {ATTACK} |\n|--|\n| 1 |"),
-    markdown(f"```python\n{ATTACK}\n```"),
-    markdown(f"```{{=typst}}\n{ATTACK}\n```"),
-    markdown(f"`{ATTACK}`{{=typst}}"),
-    markdown(f"x {ATTACK}\n\n{SPELL}"),
-    new_raw_cell(ATTACK),
-    code(ATTACK),
-    code("1", stdout(ATTACK)),
-    code("1", display(text_html=ATTACK + SPELL)),
-    code("1", display(text_plain=f']{ATTACK}")')),
-]
 # A tag, and what it leaves of a cell.
 HIDDEN = [
     ("remove_input", "printed", "source"),
@@ -192,8 +171,8 @@ CASES = [
     *[(hidden(tag), *words, "") for tag, *words in HIDDEN],
     *[(markdown(source), word, "", why) for source, word, why in DIFFERENT],
     *[(code("1", out), word, "", why) for out, word, why in FOR_A_BROWSER],
-    *[(cell, ATTACK.partition(" //")[0], "", "") for cell in ATTACKS],
     (code(f"y = '{LONG}'"), f"'{LONG}'", "", ""),
+    (new_raw_cell("#raw $words$"), "#raw $words$", "", ""),
 ]
 
 
