@@ -14,7 +14,6 @@ from bs4 import BeautifulSoup
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from nbconvert.filters import markdown2html
-from nbformat import NotebookNode
 from nbformat.v4 import new_output, new_raw_cell
 from pypdf import PdfReader
 from zoo import (
@@ -158,17 +157,14 @@ HIDDEN = [
     ("hide_output", "source", "printed"),
     ("remove-cell", "", "source | printed"),
 ]
-
-
-def hidden(tag: str) -> NotebookNode:
-    return code("source", stdout("printed"), tags=(tag,))
-
-
 # A cell, words that are seen, words that are not, the warning if any.
 CASES = [
     *[(markdown(source), *words, "") for source, *words in SHOWN],
     *[(code("1", output), *words, "") for output, *words in OUTPUTS],
-    *[(hidden(tag), *words, "") for tag, *words in HIDDEN],
+    *[
+        (code("source", stdout("printed"), tags=(tag,)), *words, "")
+        for tag, *words in HIDDEN
+    ],
     *[(markdown(source), word, "", why) for source, word, why in DIFFERENT],
     *[(code("1", out), word, "", why) for out, word, why in FOR_A_BROWSER],
     (code(f"y = '{LONG}'"), f"'{LONG}'", "", ""),
@@ -198,8 +194,8 @@ def test_whatever_can_be_shown_is_shown(
 ) -> None:
     _, shown, warnings = everything
     _, seen, unseen, why = CASES[number]
+    # Long words may be broken anywhere.
     for words in seen.split(" | "):
-        # Long ones may be broken anywhere.
         assert words.replace(" ", "") in shown[number].replace(" ", "")
     for words in filter(None, unseen.split(" | ")):
         assert words not in shown[number]
@@ -230,7 +226,6 @@ def test_all_of_it_is_on_the_page_and_accessible(
 
 
 def test_title_author_outline_and_page_numbers() -> None:
-    title = 'Sheet 7: VAE #panic() "'
     reader, _ = export(
         markdown(
             '# Sheet 7: *VAE* #panic() "\n\n**Surname-MatriculationNumber**'
@@ -242,7 +237,7 @@ def test_title_author_outline_and_page_numbers() -> None:
         author=NAME,
         banner='DEMO #panic() ")',
     )
-    assert reader.metadata.title == title
+    assert reader.metadata.title == 'Sheet 7: VAE #panic() "'
     assert reader.metadata.author == NAME
     first, (nested,), second = reader.outline
     titles = [entry.title for entry in (first, nested, second)]
