@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import os
+import pkgutil
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,6 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import nbformat
 import psutil
@@ -180,7 +180,7 @@ LOOK_AT = [
     "not run once each, from top to bottom",
     "helper.py is newer",
     "figures/ holds 1 pictures, the cells show 0",
-    'cell 1 (section "Part", ',
+    'cell 1 (section "Part", "## Part"): a link stands for the picture',
     "\\foo",
     "20 MB",
 ]
@@ -438,26 +438,20 @@ def test_stopped_in_the_middle(
     assert not alive(project)
 
 
-@pytest.mark.parametrize(
-    ("module", "function"),
-    [
-        *[(flow, "read_notebook"), (flow, "results"), (flow, "export")],
-        *[(flow, "pack"), (flow, "check_code"), (os, "replace")],
-    ],
-)
+PHASES = ["read_notebook", "results", "export", "pack", "check_code"]
+PHASES = [*(f"submission.flow.{name}" for name in PHASES), "os.replace"]
+
+
+@pytest.mark.parametrize("phase", PHASES)
 def test_stopped_in_any_phase(
-    project: Path,
-    capsys: Capture,
-    monkeypatch: Patch,
-    module: ModuleType,
-    function: str,
+    project: Path, capsys: Capture, monkeypatch: Patch, phase: str
 ) -> None:
     """The real signal, sent by the process to itself at that moment."""
     save(markdown("# A"), code("1"), executed=True)
     scratch = project.parent / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    original = getattr(module, function)
+    original = pkgutil.resolve_name(phase)
 
     with monkeypatch.context() as patch, nothing_lost(project):
 
@@ -468,7 +462,7 @@ def test_stopped_in_any_phase(
             finally:
                 os.kill(os.getpid(), signal.SIGINT)
 
-        patch.setattr(module, function, interrupted)
+        patch.setattr(phase, interrupted)
         with pytest.raises(SystemExit) as stopped:
             main(["--name", NAME, "--no-execute"])
     assert stopped.value.code == 130

@@ -35,6 +35,9 @@ from submission import html
 FORMULAS = [
     r"z = \mu + \sigma \odot \epsilon",
     r"\epsilon \sim \mathcal{N}(0, I)",
+    r"\mathbb{E}_{z \sim q_\phi} \left[ \log p_\theta(x^{(i)} \mid z) \right]",
+    r"D_{\mathrm{KL}}\left(q_\phi(z \mid x) \parallel p(z)\right)",
+    r"\tfrac12 \sum_{i=1}^{n} \left(\mu_i^2 + \sigma_i^2 - 1\right)",
     r"\lVert x - \hat{x} \rVert^2 \le \|y\|",
     r"\operatorname{diag}(\exp(\text{logvar}))",
     r"\arg\max_\theta \prod_{i} p_\theta(x_i) \to \infty",
@@ -48,15 +51,7 @@ FORMULAS = [
     r"\otimes \bigotimes \ominus \text{a ⊗ b}",
 ]
 FORMS = [
-    r"""$$
-\begin{aligned}
-L(x^{(i)}, \theta, \phi) &= -\mathbb{E}_{z \sim q_\phi(z \mid x^{(i)})}
-  \left[ \log p_\theta(x^{(i)} \mid z) \right]
-  + \mathrm{KL}\left(q_\phi(z \mid x) \parallel p(z)\right) \\
-D_{\mathrm{KL}} &= \tfrac12 \sum_{i=1}^{n}
-  \left(\mu_i^2 + \sigma_i^2 - \log \sigma_i^2 - 1\right)
-\end{aligned}
-$$""",
+    r"$$\begin{aligned} L &= \mu \\ &= \tfrac12 \sigma \end{aligned}$$",
     r"\begin{align} L &= \mu \\ &= \sigma \end{align}",
     r"\\[ L = \mu \sigma \\]",
     r"so \\( L = \mu \sigma \\) it is",
