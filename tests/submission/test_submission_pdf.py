@@ -409,6 +409,7 @@ def typed(draw: st.DrawFn) -> str:
 @given(typed())
 @example("---\nqw0z: qw1z\n---\n\nqw2z")
 @example("qw0z\n```\nqw1z")
+@example("```qw0z\nqw1z")
 def test_no_word_vanishes(source: str) -> None:
     """What a browser shows of Markdown or HTML; all of code and outputs."""
     reader, _ = export(
