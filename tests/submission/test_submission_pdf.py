@@ -393,6 +393,19 @@ SIGNS += ["<b>", "</b>", "<div>", "</div>", "<td>", "<p", "<br>", "<pre>"]
 SIGNS += ["<li>", "&lt;", "<details>", "<kbd>", "\\begin{align}", "\t"]
 
 
+def test_pandoc_writes_names_that_typst_0_15_refuses() -> None:
+    """When it fails, pandoc knows better: lift the bound of typst."""
+    tex = r"\cap \bigcap \Cap \sqcap \odot \bigodot \otimes \bigotimes"
+    tex += r" \ominus \circleddash \llbracket \rrbracket"
+    written = html.pandoc(f'<script type="math/tex">{tex}</script>')
+    assert written.strip("$\n").split() == [
+        *("sect", "sect.big", "sect.double", "sect.sq"),
+        *("dot.circle", "dot.circle.big", "times.circle"),
+        *("times.circle.big", "minus.circle", "dash.circle"),
+        *("bracket.l.double", "bracket.r.double"),
+    ]
+
+
 @st.composite
 def typed(draw: st.DrawFn) -> str:
     """Words between anything that means something to some language."""
