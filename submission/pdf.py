@@ -147,14 +147,10 @@ def show_output(out: NotebookNode, where: str) -> Piece:
 
 def printed(text: str, kind: str) -> str:
     """An output of plain text."""
-    text = (
-        "" if OBJECT.fullmatch(text) else notebook.ANSI.sub("", text).rstrip()
-    )
-    return (
-        preformatted(notebook.shorten(text, MAX_PRINTED), kind)
-        if text
-        else ""
-    )
+    text = notebook.ANSI.sub("", text).rstrip()
+    if not text or OBJECT.fullmatch(text):
+        return ""
+    return preformatted(notebook.shorten(text, MAX_PRINTED), kind)
 
 
 def compile_page(page: Page, *settings: str) -> bytes:

@@ -62,6 +62,19 @@ def test_reconstruction_loss_and_its_gradients(report: Report) -> None:
     torch.testing.assert_close(gradient, (pi - grey).detach())
 
 
+def test_loss_terms_are_those_of_each_image(report: Report) -> None:
+    model = small_cvae()
+    images, labels = torch.rand(5, 1, 28, 28), torch.arange(5)
+    torch.manual_seed(3)
+    reconstruction, kl = report.loss_terms(model, images, labels)
+    torch.manual_seed(3)
+    logits, mu, logvar = model(images, labels)
+    torch.testing.assert_close(
+        reconstruction, report.reconstruction_loss(logits, images)
+    )
+    torch.testing.assert_close(kl, report.kl_divergence(mu, logvar))
+
+
 def test_pixels_are_hidden_from_the_encoder_alone(report: Report) -> None:
     model = small_cvae()
     images, labels = torch.rand(5, 1, 28, 28), torch.arange(5)
