@@ -25,8 +25,6 @@ from nbconvert.filters.markdown_mistune import (
     IPythonRenderer,
     MarkdownWithMath,
 )
-from pygments.lexers import get_lexer_by_name
-from pygments.util import ClassNotFound
 
 # Typst of our own passes pandoc as a word that no notebook can hold; capital,
 # as in a heading's label, which pandoc writes small, it must not be found.
@@ -69,13 +67,10 @@ class Renderer(IPythonRenderer):
         )
 
     def block_code(self, code: str, info: str | None = None) -> str:
-        """Code for Typst to colour; a language that nobody knows is shown."""
+        """Code for Typst to colour, below a language that nobody knows."""
+        html = BeautifulSoup(super().block_code(code, info), "html5lib")
         language = (info or "").strip().partition(" ")[0]
-        try:
-            get_lexer_by_name(language or "text")
-        except ClassNotFound:
-            code = f"{language}\n{code}"
-        return preformatted(code, language)
+        return preformatted(html.get_text().rstrip(), language)
 
     def _embed_image_or_attachment(self, src: str) -> str:
         return src  # Page fetches it, and only from the notebook's folder
