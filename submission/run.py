@@ -64,10 +64,10 @@ def environment(folder: Path, data: Path, demo: bool) -> dict[str, str]:
     """
     # PYTHONPATH and its like would run other code than is handed in.
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    # Threads that wait asleep: with another program on one of two cores,
-    # spinning ones make training several times slower.
+    # How often a waiting thread looks before it sleeps: without a bound,
+    # another program on one of two cores makes training several times slower.
     return (
-        {"OMP_WAIT_POLICY": "passive"}
+        {"GOMP_SPINCOUNT": "2000"}
         | env
         | {
             "DATA_DIR": os.path.abspath(os.environ.get("DATA_DIR") or data),
