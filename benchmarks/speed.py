@@ -82,7 +82,7 @@ def our_loop(
     labels: torch.Tensor,
     batch_size: int = parameters().BATCH_SIZE,
 ) -> None:
-    """One epoch of the notebook's routine, as its first, with dropout.
+    """One epoch of the notebook's routine, as its first ones.
 
     The rate is low because each call starts its schedule anew; it changes
     nothing about the time.
@@ -96,6 +96,7 @@ def our_loop(
             batch_size=batch_size,
             learning_rate=1e-3,
             input_dropout=parameters().INPUT_DROPOUT,
+            distorted=parameters().DISTORTED,
         )
 
 

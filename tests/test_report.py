@@ -114,6 +114,41 @@ def test_the_same_seed_gives_the_same_weights(
     assert not torch.equal(weights(1), weights(2))
 
 
+def test_batches_are_distorted_alike_and_a_little(
+    report: Report, digits: tuple
+) -> None:
+    images = digits[0][:4].repeat(2, 1, 1, 1)
+    torch.manual_seed(0)
+    distorted = report.distort(images)
+    assert distorted.shape == images.shape
+    assert distorted.min() >= 0 and distorted.max() <= 1
+    torch.testing.assert_close(distorted[:4], distorted[4:])
+    change = (distorted - images).abs().mean()
+    assert 0.1 * images.mean() < change < images.mean()
+    # ink neither vanishes nor moves away
+    ratio = distorted.mean() / images.mean()
+    assert ratio.item() == pytest.approx(1, abs=0.2)
+
+
+def test_only_the_first_epochs_are_distorted(
+    report: Report, digits: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    names = report.train.__globals__
+    monkeypatch.setitem(names, "distort", lambda x: calls.append(1) or x)
+    counts = []
+    quick(
+        report,
+        small_cvae(),
+        digits,
+        epochs=5,
+        distorted=0.8,
+        after_epoch=lambda _: counts.append(len(calls)),
+    )
+    steps = len(digits[0]) // 64
+    assert counts == [steps, 2 * steps, 3 * steps, 4 * steps, 4 * steps]
+
+
 def test_loss_that_is_not_finite_stops_the_training(
     report: Report, digits: tuple
 ) -> None:
