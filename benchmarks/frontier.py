@@ -19,14 +19,14 @@ def main() -> None:
     """Read the table's rows, name each point."""
     text = (HERE / "tried.md").read_text("utf-8")
     rows = re.findall(ROW, text.partition("A fourth round")[2], re.MULTILINE)
-    fig = Figure(figsize=(7, 3.2), layout="constrained")
+    fig = Figure(figsize=(9, 3.2), layout="constrained")
     ax = fig.subplots()
     for number, (name, elbo, seconds) in enumerate(rows, start=1):
         point = int(seconds), float(elbo)
         marker = "*" if name.startswith("**") else "o"
-        label = f"{number}: {name.strip('*')}"
+        label = f"{number}: {name.strip('*').replace('`', '')}"
         ax.plot(*point, marker, markersize=8, label=label)
-        ax.annotate(str(number), point, (-12, 4), textcoords="offset points")
+        ax.annotate(str(number), point, (-4, 7), textcoords="offset points")
     ax.set(xlabel="training, seconds", ylabel="−ELBO, validation, nats")
     fig.legend(loc="outside right upper", fontsize=8, frameon=False)
     fig.savefig(HERE / "frontier.png", dpi=120)

@@ -126,7 +126,7 @@ def check_nll() -> None:
 def main() -> None:
     """Train, estimate, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--epochs", type=int, default=parameters().EPOCHS)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=1000)
     args = parser.parse_args()
