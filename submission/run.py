@@ -64,8 +64,9 @@ def environment(folder: Path, data: Path, demo: bool) -> dict[str, str]:
     """
     # PYTHONPATH and its like would run other code than is handed in.
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    # How often a waiting thread looks before it sleeps: without a bound,
-    # another program on one of two cores makes training several times slower.
+    # How often a waiting thread looks before it sleeps: as often as by
+    # default, another program on one of two cores makes training several
+    # times slower.
     return (
         {"GOMP_SPINCOUNT": "2000"}
         | env
