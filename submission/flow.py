@@ -13,7 +13,6 @@ from nbconvert.utils.exceptions import ConversionException
 from nbformat import NotebookNode
 
 from submission import SubmissionError
-from submission.html import PICTURE_FILE
 from submission.notebook import (
     EXAMPLE,
     PLACEHOLDER,
@@ -31,7 +30,7 @@ from submission.pack import (
     staged,
     visible_files,
 )
-from submission.pdf import TypstPDFExporter
+from submission.pdf import PICTURE_FILE, TypstPDFExporter
 from submission.publish import publish
 from submission.run import SILENT, environment, run
 

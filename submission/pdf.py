@@ -1,18 +1,24 @@
 """An nbconvert exporter that makes a PDF with Typst: no TeX, no browser.
 
-A cell becomes HTML (`show_cell`), HTML becomes Typst (`submission.html`), and
-Typst sets it in the look of ``report.typ``. It reads files only from a
-temporary folder that holds the notebook's own pictures.
+Cells become HTML (`submission.html`), `Page` puts right what paper cannot
+show, pandoc turns it into Typst, and Typst sets it in the look of
+``report.typ``. It reads files only from a temporary folder that holds the
+notebook's own pictures.
 """
 
+import base64
 import contextlib
+import json
 import re
+import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
-from html import escape
+import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+import pypandoc
 import typst
 from bs4 import Tag
 from nbconvert.exporters import Exporter
@@ -22,18 +28,24 @@ from nbformat import NotebookNode
 from traitlets import Unicode
 
 from submission import SubmissionError, notebook
-from submission.html import Page, Piece, preformatted, quote, render, words
+from submission.html import MEDIA, show_cell, words
 
-# Longer outputs are cut: nobody reads more on paper.
-MAX_PRINTED = 30_000
-PICTURES = ("svg+xml", "png", "jpeg", "gif", "webp")
-PICTURES = (*(f"image/{kind}" for kind in PICTURES), "application/pdf")
-# "<IPython.core.display.HTML object>" stands for something left out.
-OBJECT = re.compile(r"<[\w.]+ (?:object(?: at 0x[0-9a-f]+)?|display_id=.*)>")
+# Typst of our own passes pandoc as a word that no notebook can hold; capital,
+# as in a heading's label, which pandoc writes small, it must not be found.
+MARK = f"Q{uuid.uuid4().hex.upper()}Q"
+MARKED = re.compile(f"{MARK}(\\w*?){MARK}")
+# A formula that pandoc left as words, which begin with an escaped dollar.
+BEYOND = re.compile(r'#formula\("((?:[^"\\]|\\.)*)", \w+\)\[\\')
+HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+PICTURE_FILE = re.compile(r"(?i).+\.(pdf|svg|png|jpe?g|gif|webp)")
+LINK = re.compile(r"(?i)(https?|ftp|mailto):|[^:]+([/?#]|$)|#.")
+WIDTH = re.compile(r"(?<![-\w])width: *([1-9]\d{0,4})[.\d]*(?:(%)|px|$|;)")
+CALLOUT = {"typst:fill": "luma(246)", "typst:inset": "1em"}
+# The fonts inside typst come first: they are the same on every machine.
+OWN_FONTS = "ignore_system_fonts"
 NO_GLYPH = re.compile(r'the text `"(.+?)"` could not be displayed')
-DAMAGED = b"""<svg xmlns="http://www.w3.org/2000/svg" width="150" height="30">
-<rect width="150" height="30" fill="none" stroke="gray"/>
-<text x="12" y="19" font-size="13">damaged picture</text></svg>"""
+ESCAPED = re.compile(r"\\u\{(\w+)\}")
+PICTURE = re.compile(r'(?:image\("|─ .*)(picture-\d+)')
 
 
 class TypstPDFExporter(Exporter):
@@ -73,143 +85,202 @@ class TypstPDFExporter(Exporter):
         if author:
             notebook.put_name(nb, author)
         pieces = [p for i in range(len(nb.cells)) for p in show_cell(nb, i)]
-        headline = take_title(pieces[0].body, author) if pieces else ""
+        headline = take_title(pieces[0], author) if pieces else ""
         page = Page(pieces, Path(resources["metadata"].get("path") or "."))
         title = headline or name or "Notebook"
-        settings = (title, headline, author, self.banner, self.lang)
-        pdf = compile_page(page, *settings)
-        resources["warnings"] = page.warnings
+        pdf = page.compile(title, headline, author, self.banner, self.lang)
+        resources["warnings"] = list(page.warnings)
         for warning in page.warnings:
             self.log.warning(warning)
         return pdf, resources
 
 
-def take_title(body: Tag, author: str) -> str:
+def take_title(piece: Tag, author: str) -> str:
     """Cut out the title, and the author's name below, for the template."""
-    heading = body.find(True)
-    if not heading or heading.name != "h1":
-        return ""
-    below = heading.find_next_sibling(True)
+    heading = piece.select_one(":scope > h1:first-child")
+    below = piece.select_one(":scope > h1:first-child + *")
     if below and words(below) == author:
         below.decompose()
-    return words(heading.extract())
+    return words(heading.extract()) if heading else ""
 
 
-def show_cell(nb: NotebookNode, index: int) -> Iterator[Piece]:
-    """What a cell shows, from top to bottom."""
-    cell, where = nb.cells[index], notebook.describe(nb, index)
-    language = nb.metadata.get("language_info", {}).get("name", "python")
-    hidden = {tag.replace("hide_", "remove_") for tag in notebook.tags(cell)}
-    if "remove_cell" in hidden:
-        return
-    if cell.cell_type == "markdown":
-        attachments = cell.get("attachments", {})
-        yield Piece(where, render(cell.source), attachments)
-    elif cell.cell_type == "raw":
-        yield Piece(where, preformatted(cell.source, "out-stdout"))
-    else:
-        outputs = [show_output(out, where) for out in cell.outputs]
-        outputs *= "remove_output" not in hidden
-        if cell.source.strip() and "remove_input" not in hidden:
-            above = "above-" if any(out.shows() for out in outputs) else ""
-            code = preformatted(cell.source.strip(), above + language)
-            yield Piece(where, code)
-        yield from outputs
+def quote(text: str) -> str:
+    """A Typst string literal."""
+    return json.dumps(text, ensure_ascii=False)
 
 
-def show_output(out: NotebookNode, where: str) -> Piece:
-    """One output of a cell, in the best form that paper can show."""
-    if out.output_type == "stream":
-        return Piece(where, printed(out.text, f"out-{out.name}"))
-    if out.output_type == "error":
-        return Piece(where, printed("\n".join(out.traceback), "out-error"))
-    for mime in PICTURES:
-        if mime in out.data:
-            about = out.metadata.get(mime) or {}
-            alt = escape(str(about.get("alt") or ""))
-            width = escape(str(about.get("width")))
-            html = f'<img src="attachment:" alt="{alt}" width="{width}">'
-            html += f"<figcaption>{alt}</figcaption>" if alt else ""
-            kind = "figure" if alt else "center"
-            picture = {"": {mime: out.data[mime]}}
-            return Piece(where, f"<{kind}>{html}</{kind}>", picture)
-    for mime in ("text/html", "text/markdown", "text/latex"):
-        text = out.data.get(mime, "")
-        piece = Piece(where, text if mime == "text/html" else render(text))
-        if piece.shows():
-            return piece
-    plain = out.data.get("text/plain", "")
-    piece = Piece(where, printed(plain, "out-stdout"))
-    if re.search("javascript|widget|html", " ".join(out.data)):
-        piece.warning = "of an output for a browser only the text is printed"
-    return piece
+def mark(typst: str) -> str:
+    """A word that becomes this Typst behind pandoc."""
+    return f"{MARK}{typst.encode().hex()}{MARK}"
 
 
-def printed(text: str, kind: str) -> str:
-    """An output of plain text."""
-    text = notebook.ANSI.sub("", text).rstrip()
-    if not text or OBJECT.fullmatch(text):
-        return ""
-    return preformatted(notebook.shorten(text, MAX_PRINTED), kind)
+def pandoc(html: str) -> str:
+    """Turn HTML into Typst."""
+    # The one that came with pip: another on PATH may not know Typst.
+    files = Path(pypandoc.__file__).parent / "files"
+    program = shutil.which("pandoc", path=files)
+    # The sandbox keeps pandoc from opening files a text names.
+    options = ["--sandbox", "--quiet", "--wrap=none", "--preserve-tabs"]
+    options += ["--from=html+gfm_auto_identifiers", "--to=typst"]
+    typst = subprocess.check_output([program, *options], input=html.encode())
+    return MARKED.sub(lambda m: bytes.fromhex(m[1]).decode(), typst.decode())
 
 
-def compile_page(page: Page, *settings: str) -> bytes:
-    """Compile a page with the template's settings, mended where need be.
+class Page:
+    """A notebook's pieces, turned from HTML into Typst, then into a PDF.
 
-    Raises:
-        ConversionException: even so, Typst refuses it.
+    All at once, as starting pandoc takes longer than converting a cell.
+
+    Attributes:
+        warnings: a line for each thing that paper shows differently.
     """
-    main = f"#show: report.with({', '.join(map(quote, settings))})\n\n"
-    parts = [name for name in page.files if name.startswith("part-")]
-    main += "\n\n".join(f'#include "{name}"' for name in parts)
-    page.files["main.typ"] = f'#import "report.typ": *\n{main}'.encode()
-    look = Path(__file__).with_name("report.typ")
-    page.files[look.name] = look.read_bytes()
-    # The fonts inside typst first: they are the same on every machine.
-    own_fonts, standards = True, ["ua-1"]
-    with tempfile.TemporaryDirectory() as folder:
-        while True:
-            for name, data in page.files.items():
+
+    def __init__(self, pieces: list[Tag], folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.heading = ""
+        self.levels: list[str] = []
+        self.parts: dict[str, str] = {}
+        self.where: dict[str, str] = {}
+        self.pictures: dict[str, bytes] = {}
+        self.warnings: dict[str, None] = {}
+        html = ""
+        for number, piece in enumerate(pieces):
+            self._prepare(piece)
+            between = mark(f"\0{number} ")
+            html += f"<p>{between}</p>{piece.decode_contents()}"
+        for number, part in re.findall("\0(\\d+) ([^\0]*)", pandoc(html)):
+            where = pieces[int(number)]["where"]
+            self.where[name := f"part-{number}.typ"] = where
+            self.parts[name] = f'#import "report.typ": *{part}'
+            for tex in BEYOND.findall(part):
+                self._warn(where, f"the formula {tex} is printed as TeX")
+
+    def _warn(self, where: str, what: str) -> None:
+        """Say what is shown differently: once, and in one line."""
+        self.warnings[" ".join(f"{where}: {what}".split())] = None
+
+    def _prepare(self, piece: Tag) -> None:
+        """Put right what pandoc would not, or paper does not show."""
+        if "warning" in piece.attrs:
+            self._warn(piece["where"], piece["warning"])
+        for tag in piece(True):
+            for name in [name for name in tag.attrs if "typst:" in name]:
+                del tag[name]  # pandoc would write it on as code
+            empty_media = tag.name in MEDIA and not words(tag)
+            if tag.name in ("img", "svg") or empty_media:
+                self._set_picture(piece["where"], tag)
+            if tag.name == "a" and not LINK.match(tag.get("href", "")):
+                del tag["href"]
+            elif tag.name in HEADINGS and words(tag):
+                self.heading = words(tag)
+                # A screen reader would miss a level that is left out.
+                above = [level for level in self.levels if level < tag.name]
+                self.levels = [*above, tag.name]
+                tag.name = f"h{len(self.levels)}"
+            elif tag.name in ("summary", "textarea", *HEADINGS):
+                tag.name = "p"
+            elif tag.name in ("script", "math"):
+                tex = (tag.string or words(tag)).strip() or "empty formula"
+                block = "display" in f"{tag.get('type')} {tag.get('display')}"
+                call = f"#formula({quote(tex)}, {str(block).lower()})["
+                tag.insert_before(mark(call))
+                tag.insert_after(mark("];"))
+            elif tag.name == "input" and tag.get("type") == "checkbox":
+                tag.replace_with("☒ " if tag.has_attr("checked") else "☐ ")
+            elif "alert" in tag.get("class", []):
+                tag.attrs |= CALLOUT
+            elif "dataframe" in tag.get("class", []):
+                for cell in tag(["td", "th"]):
+                    cell["style"] = "text-align: right"
+
+    def _set_picture(self, where: str, tag: Tag) -> None:
+        address = tag.get("src") or tag.get("data", "")
+        alt = tag.get("alt", "").strip()
+        if tag.name == "svg":
+            tag["xmlns"] = "http://www.w3.org/2000/svg"
+            tag["xmlns:xlink"] = "http://www.w3.org/1999/xlink"
+            data = str(tag).encode()
+        else:
+            data = self._fetch(address) if tag.name == "img" else None
+        if data is None:
+            kind = "picture" if tag.name == "img" else tag.name
+            self._warn(where, f"a link stands for the {kind} {address[:80]}")
+            tag.name, tag.attrs = "a", {"href": address}
+            tag.string = alt or address.partition(";base64")[0][:200]
+            return
+        self.pictures[name := f"picture-{len(self.pictures)}"] = data
+        alt = quote(alt or self.heading or "picture")
+        centred = bool(tag.find_parent(["center", "figure"]))
+        found = WIDTH.search(f"{tag.get('style')}; width: {tag.get('width')}")
+        # A pixel of CSS is 1/96 inch.
+        width = found[1] + (found[2] or "pt * 0.75") if found else "auto"
+        # On a line of its own, which Typst quotes if it cannot read it.
+        typst = f'#picture(\nimage("{name}", alt: {alt}),\n'
+        typst += f"{width}, {str(centred).lower()});"
+        tag.replace_with(mark(typst))
+
+    def _fetch(self, address: str) -> bytes | None:
+        """A picture's bytes; None if it is elsewhere."""
+        if address.startswith("data:"):
+            data = unquote(address.partition(",")[2])
+            with contextlib.suppress(ValueError):
+                return base64.b64decode("".join(data.split()), validate=True)
+            return data.encode()
+        with contextlib.suppress(OSError, ValueError):
+            path = Path(self.folder, unquote(address)).resolve()
+            inside = path.is_relative_to(self.folder)
+            if inside and PICTURE_FILE.fullmatch(path.name):
+                return path.read_bytes()
+        return None
+
+    def compile(self, *settings: str) -> bytes:
+        """Compile it with the template's settings, mended where need be.
+
+        Raises:
+            ConversionException: even so, Typst refuses it.
+        """
+        main = f"#show: report.with({', '.join(map(quote, settings))})\n\n"
+        main += "\n\n".join(f'#include "{name}"' for name in self.parts)
+        self.parts["main.typ"] = f'#import "report.typ": *\n{main}'
+        options = {OWN_FONTS: True, "pdf_standards": ["ua-1"]}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "main.typ")
+            shutil.copy(Path(__file__).with_name("report.typ"), folder)
+            for name, data in self.pictures.items():
                 Path(folder, name).write_bytes(data)
-            try:
-                return typst.compile(
-                    Path(folder, "main.typ"),
-                    root=folder,
-                    format="pdf",
-                    pdf_standards=standards,
-                    ignore_system_fonts=own_fonts,
-                )
-            except typst.TypstError as error:
-                message = error.diagnostic
-            if own_fonts and NO_GLYPH.search(message):
-                own_fonts = False
-            elif "embedding PDFs" not in message and mend(message, page):
-                continue
-            elif standards:
-                standards = []
-                reason = message.partition("\n")[0]
-                page.warn("not for screen readers", reason)
-            else:
-                raise ConversionException(message)
+            while True:
+                for name, part in self.parts.items():
+                    Path(folder, name).write_bytes(part.encode())
+                try:
+                    return typst.compile(path, root=folder, **options)
+                except typst.TypstError as error:
+                    message = error.diagnostic
+                if NO_GLYPH.search(message) and options.pop(OWN_FONTS, False):
+                    continue
+                if "embedding PDFs" not in message and self._mend(message):
+                    continue
+                if not options.pop("pdf_standards", None):
+                    raise ConversionException(message)
+                self._warn("not for screen readers", message.splitlines()[0])
 
+    def _mend(self, message: str) -> bool:
+        """Replace what Typst refuses by what it can set, if anything."""
+        before = self.parts.copy()
+        message = ESCAPED.sub(lambda m: chr(int(m[1], 16)), message)
+        for text in NO_GLYPH.findall(message):
+            spelt = "".join(f"«U+{ord(char):04X}»" for char in text)
+            self._replace(text, spelt, f"no font has {spelt}")
+        for name in PICTURE.findall(message):
+            self._replace(f'image("{name}",', "damaged(", "damaged picture")
+        refused = re.search(r"part-\d+\.typ", message)
+        source = self.parts[refused[0]] if refused else "#raw"
+        if self.parts == before and not source.startswith("#raw"):
+            new = f"#raw({quote(source)}, block: true)"
+            self._replace(source, new, "what Typst refuses stands as source")
+        return self.parts != before
 
-def mend(message: str, page: Page) -> bool:
-    """Replace what Typst complains about by what it can set, if anything."""
-    mended = False
-    message = re.sub(r"\\u\{(\w+)\}", lambda m: chr(int(m[1], 16)), message)
-    for text in sorted(set(NO_GLYPH.findall(message))):
-        spelt = "".join(f"«U+{ord(char):04X}»" for char in text)
-        for name, data in page.files.items():
-            if name.endswith(".typ"):
-                data = data.replace(text.encode(), spelt.encode())
-                mended |= page.replace(name, data, f"no font has {spelt}")
-    picture = re.search(r'(?:image\("|─ .*)(picture-\d+)', message)
-    part = re.search(r"part-\d+\.typ", message)
-    if not mended and picture:
-        return page.replace(picture[1], DAMAGED, "a picture is damaged")
-    if not mended and part and not page.files[part[0]].startswith(b"#raw("):
-        source = quote(page.files[part[0]].decode())
-        data = f"#raw({source}, block: true)".encode()
-        refused = "what Typst refuses is shown as source"
-        return page.replace(part[0], data, refused)
-    return mended
+    def _replace(self, old: str, new: str, warning: str) -> None:
+        for name, part in self.parts.items():
+            if old in part:
+                self.parts[name] = part.replace(old, new)
+                self._warn(self.where.get(name, "the title"), warning)
