@@ -132,7 +132,7 @@ def show_output(out: NotebookNode, where: str) -> Tag:
             return piece
     piece = printed(out.data.get("text/plain", ""), "out-stdout", where)
     if re.search("javascript|widget|html", " ".join(out.data)):
-        piece["warning"] = "only text of an output for a browser is printed"
+        piece["lost"] = "of an output for a browser only the text is printed"
     return piece
 
 

@@ -161,8 +161,8 @@ class Page:
 
     def _prepare(self, piece: Tag) -> None:
         """Put right what pandoc would not, or paper does not show."""
-        if "warning" in piece.attrs:
-            self._warn(piece["where"], piece["warning"])
+        if "lost" in piece.attrs:
+            self._warn(piece["where"], piece["lost"])
         for tag in piece(True):
             for name in [name for name in tag.attrs if "typst:" in name]:
                 del tag[name]  # pandoc would write it on as code
@@ -269,17 +269,17 @@ class Page:
         message = ESCAPED.sub(lambda m: chr(int(m[1], 16)), message)
         for text in NO_GLYPH.findall(message):
             spelt = "".join(f"«U+{ord(char):04X}»" for char in text)
-            self._replace(text, spelt, f"no font has {spelt}")
+            self._swap(text, spelt, f"no font has {spelt}")
         for name in PICTURE.findall(message):
-            self._replace(f'image("{name}",', "damaged(", "damaged picture")
+            self._swap(f'image("{name}",', "damaged(", "a picture is damaged")
         refused = re.search(r"part-\d+\.typ", message)
         source = self.parts[refused[0]] if refused else "#raw"
         if self.parts == before and not source.startswith("#raw"):
             new = f"#raw({quote(source)}, block: true)"
-            self._replace(source, new, "what Typst refuses stands as source")
+            self._swap(source, new, "what Typst refuses is shown as source")
         return self.parts != before
 
-    def _replace(self, old: str, new: str, warning: str) -> None:
+    def _swap(self, old: str, new: str, warning: str) -> None:
         for name, part in self.parts.items():
             if old in part:
                 self.parts[name] = part.replace(old, new)
