@@ -4,7 +4,8 @@ Kingma & Welling, "Auto-Encoding Variational Bayes" (arXiv:1312.6114), with
 the class label given to encoder and decoder as in Sohn et al., "Learning
 Structured Output Representation using Deep Conditional Generative Models"
 (NeurIPS 2015). The label shifts every hidden layer and scales the first of
-each network (FiLM, Perez et al., arXiv:1709.07871).
+each network (FiLM, Perez et al., arXiv:1709.07871), and every class has its
+own linear map of the codes on either side of z.
 """
 
 import torch
@@ -66,11 +67,14 @@ class CVAE(nn.Module):
     """
 
     def __init__(
-        self, latent_dim: int, num_classes: int = 10, width: int = 448
+        self, latent_dim: int, num_classes: int = 10, width: int = 384
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         self.num_classes = num_classes
+        identity = torch.eye(latent_dim).repeat(num_classes, 1, 1)
+        self.encoder_map = nn.Parameter(identity)
+        self.decoder_map = nn.Parameter(identity.clone())
         self.encoder = ConditionalMLP(
             [NUM_PIXELS, width, width, 2 * latent_dim], num_classes
         )
@@ -79,41 +83,27 @@ class CVAE(nn.Module):
         )
 
     def encode(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameters of the posterior q(z|x, y) = N(mu, diag(exp(logvar))).
-
-        Returns:
-            mu, logvar: (B, latent_dim) each.
-        """
+        """Posterior N(mu, diag(exp(logvar))): mu, logvar (B, latent_dim)."""
         self._check(images, IMAGE_SHAPE, "images", labels)
         mu, logvar = self.encoder(images.flatten(1), labels).chunk(2, dim=1)
+        mu = map_codes(mu, labels, self.encoder_map)
         # without the KL term nothing else keeps sigma finite
         return mu, logvar.clamp(max=5)
 
     def decode(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Logits of the pixels' Bernoulli means under p(x|z, y).
-
-        Returns:
-            logits: (B, 1, 28, 28); their sigmoid is the mean image.
-        """
+        """Logits (B, 1, 28, 28) of the Bernoulli means under p(x|z, y)."""
         self._check(z, (self.latent_dim,), "z", labels)
-        return self.decoder(z, labels).view(-1, *IMAGE_SHAPE)
+        h = map_codes(z, labels, self.decoder_map)
+        return self.decoder(h, labels).view(-1, *IMAGE_SHAPE)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        """Encode, draw one z per image, decode.
-
-        Returns:
-            logits (B, 1, 28, 28), mu and logvar (B, latent_dim).
-        """
+        """Encode, draw one z per image, decode: (logits, mu, logvar)."""
         mu, logvar = self.encode(images, labels)
         return self.decode(reparametrise(mu, logvar), labels), mu, logvar
 
     @torch.no_grad()
     def sample(self, labels: Tensor, z: Tensor | None = None) -> Tensor:
-        """Mean images of p(x|z, y), one per label, z from the prior if None.
-
-        Returns:
-            images: (B, 1, 28, 28) in [0, 1].
-        """
+        """Means (B, 1, 28, 28) of p(x|z, y); z is from the prior if None."""
         if z is None:
             shape = len(labels), self.latent_dim
             z = torch.randn(shape, device=labels.device)
@@ -138,6 +128,16 @@ class CVAE(nn.Module):
         on_cpu = labels.device.type == "cpu"
         if on_cpu and not labels.equal(labels.clamp(0, last)):
             raise ValueError(f"labels: expected 0 … {last}, got {labels}")
+
+
+def map_codes(codes: Tensor, labels: Tensor, maps: Tensor) -> Tensor:
+    """Map codes (B, latent_dim) by the matrix in ``maps`` of their class.
+
+    Without it all classes share the axes of z, which suit none: with it the
+    codes of each class come closer to filling the prior.
+    """
+    one_hot = F.one_hot(labels, len(maps)).to(codes.dtype)
+    return torch.einsum("bc,bi,cij->bj", one_hot, codes, maps)
 
 
 def reparametrise(mu: Tensor, logvar: Tensor) -> Tensor:

@@ -95,7 +95,6 @@ def our_loop(
             epochs=1,
             batch_size=batch_size,
             learning_rate=1e-3,
-            input_dropout=parameters().INPUT_DROPOUT,
             distorted=parameters().DISTORTED,
         )
 

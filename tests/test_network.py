@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from network import CVAE, reparametrise
+from network import CVAE, map_codes, reparametrise
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def model() -> CVAE:
     model = CVAE(latent_dim=3)
     # training moves these; as initialised, all classes are equal
     for name, parameter in model.named_parameters():
-        if "shift" in name or "scale" in name:
+        if any(part in name for part in ("shift", "scale", "map")):
             parameter.data += 0.1 * torch.randn_like(parameter)
     return model
 
@@ -53,6 +53,9 @@ def test_labels_reach_gradients_in_both_networks() -> None:
     images, labels = batch()
     logits, mu, logvar = model(images, labels)
     (logits.sum() + mu.sum() + logvar.sum()).backward()
+    for weight in (model.encoder_map, model.decoder_map):
+        assert all(weight.grad[labels].abs().sum(dim=(1, 2)) > 0)
+        assert not weight.grad[4:].any()
     for network in (model.encoder, model.decoder):
         for part in ("shift", "scale"):
             grads = [
@@ -62,6 +65,16 @@ def test_labels_reach_gradients_in_both_networks() -> None:
             ]
             assert grads
             assert all(grad[labels].abs().sum() > 0 for grad in grads)
+
+
+def test_each_class_has_its_own_map_of_the_codes(model: CVAE) -> None:
+    codes, labels = torch.randn(4, 3), torch.tensor([7, 0, 7, 2])
+    mapped = map_codes(codes, labels, model.decoder_map)
+    for code, label, found in zip(codes, labels, mapped, strict=True):
+        torch.testing.assert_close(found, code @ model.decoder_map[label])
+    # untrained it changes nothing
+    untrained = CVAE(latent_dim=3).encoder_map
+    torch.testing.assert_close(map_codes(codes, labels, untrained), codes)
 
 
 def test_sample_is_the_decoded_z(model: CVAE) -> None:
