@@ -1,4 +1,4 @@
-"""Draw −ELBO against training time: the fourth round of ``tried.md``.
+"""Draw −ELBO against training time: the fifth round of ``tried.md``.
 
     python -m benchmarks.frontier
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-ROW = r"^\| (.+) \| .+ \| \**(\d+\.\d+)\** \| (\d+) \|$"
+ROW = r"^\| ([^|]+) \| .+ \| \**(\d+\.\d+)\** \| (\d+) \|$"
 
 
 def main() -> None:
     """Read the table's rows, name each point."""
     text = (HERE / "tried.md").read_text("utf-8")
-    rows = re.findall(ROW, text.partition("A fourth round")[2], re.MULTILINE)
+    rows = re.findall(ROW, text.partition("A fifth round")[2], re.MULTILINE)
     fig = Figure(figsize=(9, 3.2), layout="constrained")
     ax = fig.subplots()
     for number, (name, elbo, seconds) in enumerate(rows, start=1):
