@@ -26,7 +26,9 @@ def main() -> None:
         marker = "*" if name.startswith("**") else "o"
         label = f"{number}: {name.strip('*').replace('`', '')}"
         ax.plot(*point, marker, markersize=8, label=label)
-        ax.annotate(str(number), point, (-4, 7), textcoords="offset points")
+        place = -4, 7 if number % 2 else -16  # neighbours stay apart
+        ax.annotate(str(number), point, place, textcoords="offset points")
+    ax.margins(0.1)
     ax.set(xlabel="training, seconds", ylabel="−ELBO, validation, nats")
     fig.legend(loc="outside right upper", fontsize=8, frameon=False)
     fig.savefig(HERE / "frontier.png", dpi=120)
