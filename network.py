@@ -131,10 +131,10 @@ class CVAE(nn.Module):
 
 
 def map_codes(codes: Tensor, labels: Tensor, maps: Tensor) -> Tensor:
-    """Map codes (B, latent_dim) by the matrix in ``maps`` of their class.
+    """Map codes (B, latent_dim) by the matrix of their class in ``maps``.
 
-    Without it all classes share the axes of z, which suit none: with it the
-    codes of each class come closer to filling the prior.
+    These are (num_classes, latent_dim, latent_dim). Without them all classes
+    share the axes of z, and the codes of a class fill the prior less well.
     """
     one_hot = F.one_hot(labels, len(maps)).to(codes.dtype)
     return torch.einsum("bc,bi,cij->bj", one_hot, codes, maps)
