@@ -30,9 +30,9 @@ from submission.pack import (
     staged,
     visible_files,
 )
-from submission.pdf import PICTURE_FILE, TypstPDFExporter
 from submission.publish import publish
 from submission.run import SILENT, environment, run
+from typstpdf import PICTURE_FILE, TypstPDFExporter
 
 MOODLE_LIMIT = 20_000_000
 DEMO_BANNER = (

@@ -8,15 +8,12 @@ import nbformat
 from nbformat import NotebookNode
 
 from submission import SubmissionError
+from typstpdf.cells import describe
 
 EXAMPLE = "Muster-12345678"
 PLACEHOLDER = "Surname-MatriculationNumber"
 # Leaves room for "-DEMO.pdf" and a temporary suffix in 255 bytes.
 MAX_NAME_BYTES = 200
-
-ANSI = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))"
-)
 
 
 def check_name(name: str) -> str:
@@ -82,32 +79,6 @@ def is_code(cell: NotebookNode) -> bool:
     return cell.cell_type == "code" and bool(cell.source.strip())
 
 
-def tags(cell: NotebookNode) -> set[str]:
-    """The cell's tags; Jupyter writes hide-input, others hide_input."""
-    return {tag.replace("-", "_") for tag in cell.metadata.get("tags", [])}
-
-
-def section(nb: NotebookNode, index: int) -> str:
-    """The nearest heading above a cell, as plain text ('' if none)."""
-    for cell in reversed(nb.cells[: index + 1]):
-        if cell.cell_type == "markdown":
-            prose = re.sub(r"(?ms)^(```|~~~).*?^\1", "", cell.source)
-            headings = re.findall(r"(?m)^ {0,3}#{1,6}[ \t]+(.+)$", prose)
-            if headings:
-                own = cell is nb.cells[index]
-                return headings[0 if own else -1].strip(" #*\t")
-    return ""
-
-
-def describe(nb: NotebookNode, index: int) -> str:
-    """Name a cell so that a person finds it: place, section, first line."""
-    lines = nb.cells[index].source.strip().splitlines() or [""]
-    first = lines[0][:40] + ("…" if len(lines[0]) > 40 else "")
-    heading = section(nb, index)
-    where = f'section "{heading}", ' if heading else ""
-    return f'cell {index + 1} ({where}"{first}")'
-
-
 def put_name(nb: NotebookNode, name: str) -> None:
     """Replace the placeholder by the name in all Markdown cells."""
     for cell in nb.cells:
@@ -152,15 +123,3 @@ def check_executed(nb: NotebookNode) -> list[str]:
     if counts != list(range(1, len(counts) + 1)):
         return ["the cells were not run once each, from top to bottom"]
     return []
-
-
-def shorten(text: str, limit: int) -> str:
-    """Cut the middle out of an overlong text and say so."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    left_out = len(text) - 2 * half
-    return (
-        f"{text[:half]}\n[… {left_out:,} characters left out here …]\n"
-        f"{text[-half:]}"
-    )

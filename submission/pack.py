@@ -21,8 +21,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 from submission import SubmissionError
-from submission.html import render
-from submission.notebook import describe, is_code, tags
+from submission.notebook import is_code
+from typstpdf.cells import describe, render, tags
 
 EXTRAS = ("requirements.txt", "constraints.txt")
 # The oldest date that a ZIP can hold: packing twice gives the same bytes.

@@ -20,7 +20,8 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from submission import SubmissionError
-from submission.notebook import ANSI, describe, is_code, section, shorten
+from submission.notebook import is_code
+from typstpdf.cells import ANSI, describe, section, shorten
 
 # What one cell may print; the rest is left out with a notice.
 MAX_TEXT = 100_000

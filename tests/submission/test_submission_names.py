@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from zoo import code, markdown, notebook
 
 from submission import SubmissionError
-from submission.notebook import PLACEHOLDER, check_name, describe
+from submission.notebook import PLACEHOLDER, check_name
+from typstpdf.cells import describe
 
 KEPT = ["Müller-Lüdenscheidt-1", "O'Neill-12", "d’Arcy-12", "Łukasz-4"]
 KEPT += ["van der Berg-3", "李-5", "देवनागरी-7", PLACEHOLDER]

@@ -30,7 +30,7 @@ from zoo import (
     text,
 )
 
-from submission import pdf
+import typstpdf
 
 FORMULAS = [
     r"z = \mu + \sigma \odot \epsilon",
@@ -314,8 +314,8 @@ def test_lack_of_an_alternative_text_would_be_seen(
     picture = f"![words](data:image/png;base64,{figure()})"
     assert not export(markdown(picture), markdown("$x$"))[1]
     lost = re.compile(r', alt: "words"|#formula\("x", false\)')
-    pandoc = pdf.pandoc
-    monkeypatch.setattr(pdf, "pandoc", lambda s: lost.sub("", pandoc(s)))
+    pandoc = typstpdf.pandoc
+    monkeypatch.setattr(typstpdf, "pandoc", lambda s: lost.sub("", pandoc(s)))
     for source in (picture, "$x$"):
         assert export(markdown(source))[1]
 
@@ -397,7 +397,7 @@ def test_pandoc_writes_names_that_typst_0_15_refuses() -> None:
     """When it fails, pandoc knows better: lift the bound of typst."""
     tex = r"\cap \bigcap \Cap \sqcap \odot \bigodot \otimes \bigotimes"
     tex += r" \ominus \circleddash \llbracket \rrbracket"
-    written = pdf.pandoc(f'<script type="math/tex">{tex}</script>')
+    written = typstpdf.pandoc(f'<script type="math/tex">{tex}</script>')
     assert written.strip("$\n").split() == [
         *("sect", "sect.big", "sect.double", "sect.sq"),
         *("dot.circle", "dot.circle.big", "times.circle"),

@@ -1,8 +1,8 @@
 """An nbconvert exporter that makes a PDF with Typst: no TeX, no browser.
 
-Cells become HTML (`submission.html`), `Page` puts right what paper cannot
+Cells become HTML (`typstpdf.cells`), `Page` puts right what paper cannot
 show, pandoc turns it into Typst, and Typst sets it in the look of
-``report.typ``. It reads files only from a temporary folder that holds the
+``page.typ``. It reads files only from a temporary folder that holds the
 notebook's own pictures.
 """
 
@@ -27,8 +27,7 @@ from nbconvert.utils.exceptions import ConversionException
 from nbformat import NotebookNode
 from traitlets import Unicode
 
-from submission import SubmissionError, notebook
-from submission.html import MEDIA, show_cell, words
+from typstpdf.cells import MEDIA, show_cell, words
 
 # Typst of our own passes pandoc as a word that no notebook can hold; capital,
 # as in a heading's label, which pandoc writes small, it must not be found.
@@ -56,7 +55,7 @@ class TypstPDFExporter(Exporter):
     file_extension = ".pdf"
 
     author = Unicode(
-        help="Who hands in; the notebook's file name if it is such a name."
+        help="Who wrote it; default: the notebook's metadata ``authors``."
     ).tag(config=True)
     banner = Unicode(help="A warning on every page.").tag(config=True)
     lang = Unicode("en", help="The text's language.").tag(config=True)
@@ -79,11 +78,8 @@ class TypstPDFExporter(Exporter):
         nb, resources = super().from_notebook_node(nb, resources, **kwargs)
         nb, _ = CoalesceStreamsPreprocessor().preprocess(nb, resources)
         name = resources["metadata"].get("name", "")
-        author = self.author
-        with contextlib.suppress(SubmissionError):
-            author = author or notebook.check_name(name)
-        if author:
-            notebook.put_name(nb, author)
+        authors = nb.metadata.get("authors", [])
+        author = self.author or ", ".join(a["name"] for a in authors)
         pieces = [p for i in range(len(nb.cells)) for p in show_cell(nb, i)]
         headline = take_title(pieces[0], author) if pieces else ""
         page = Page(pieces, Path(resources["metadata"].get("path") or "."))
@@ -151,7 +147,7 @@ class Page:
         for number, part in re.findall("\0(\\d+) ([^\0]*)", pandoc(html)):
             where = pieces[int(number)]["where"]
             self.where[name := f"part-{number}.typ"] = where
-            self.parts[name] = f'#import "report.typ": *{part}'
+            self.parts[name] = f'#import "page.typ": *{part}'
             for tex in BEYOND.findall(part):
                 self._warn(where, f"the formula {tex} is printed as TeX")
 
@@ -241,11 +237,11 @@ class Page:
         """
         main = f"#show: report.with({', '.join(map(quote, settings))})\n\n"
         main += "\n\n".join(f'#include "{name}"' for name in self.parts)
-        self.parts["main.typ"] = f'#import "report.typ": *\n{main}'
+        self.parts["main.typ"] = f'#import "page.typ": *\n{main}'
         options = {OWN_FONTS: True, "pdf_standards": ["ua-1"]}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "main.typ")
-            shutil.copy(Path(__file__).with_name("report.typ"), folder)
+            shutil.copy(Path(__file__).with_name("page.typ"), folder)
             for name, data in self.pictures.items():
                 Path(folder, name).write_bytes(data)
             while True:

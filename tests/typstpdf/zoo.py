@@ -15,7 +15,7 @@ from nbformat.v4 import (
 )
 from pypdf import PdfReader
 
-from submission.pdf import TypstPDFExporter
+from typstpdf import TypstPDFExporter
 
 NAME = "Muster-12345678"
 markdown = new_markdown_cell

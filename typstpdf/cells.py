@@ -12,8 +12,6 @@ from bs4 import BeautifulSoup, Tag
 from nbconvert.filters import markdown_mistune
 from nbformat import NotebookNode
 
-from submission import notebook
-
 # Longer outputs are cut: nobody reads more on paper.
 MAX_PRINTED = 30_000
 PICTURES = ("svg+xml", "png", "jpeg", "gif", "webp")
@@ -21,6 +19,9 @@ PICTURES = (*(f"image/{kind}" for kind in PICTURES), "application/pdf")
 MEDIA = ("iframe", "embed", "object", "video", "audio")
 # "<IPython.core.display.HTML object>" stands for something left out.
 OBJECT = re.compile(r"\A<[\w.]+ (object( at 0x[0-9a-f]+)?|display_id=.*)>\Z")
+ANSI = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))"
+)
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 TEX = re.compile(r"(?s)(?<!\\)\$\$(.+?)\$\$|(?<!\\)\$([^$\n]+)\$")
 BLANK = ':is(style,title,pre:empty,script:not([type^="math/tex"])):not(svg *)'
@@ -91,9 +92,9 @@ def words(tag: Tag) -> str:
 
 def show_cell(nb: NotebookNode, index: int) -> list[Tag]:
     """What a cell shows, from top to bottom."""
-    cell, where = nb.cells[index], notebook.describe(nb, index)
+    cell, where = nb.cells[index], describe(nb, index)
     language = nb.metadata.get("language_info", {}).get("name", "python")
-    hidden = {tag.replace("hide_", "remove_") for tag in notebook.tags(cell)}
+    hidden = {tag.replace("hide_", "remove_") for tag in tags(cell)}
     if "remove_cell" in hidden:
         return []
     if cell.cell_type == "markdown":
@@ -138,6 +139,44 @@ def show_output(out: NotebookNode, where: str) -> Tag:
 
 def printed(text: str, kind: str, where: str) -> Tag:
     """An output of plain text."""
-    text = OBJECT.sub("", notebook.ANSI.sub("", text).rstrip())
-    text = notebook.shorten(text, MAX_PRINTED)
+    text = OBJECT.sub("", ANSI.sub("", text).rstrip())
+    text = shorten(text, MAX_PRINTED)
     return parse(preformatted(text, kind), where)
+
+
+def section(nb: NotebookNode, index: int) -> str:
+    """The nearest heading above a cell, as plain text ('' if none)."""
+    for cell in reversed(nb.cells[: index + 1]):
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"(?ms)^(```|~~~).*?^\1", "", cell.source)
+            headings = re.findall(r"(?m)^ {0,3}#{1,6}[ \t]+(.+)$", prose)
+            if headings:
+                own = cell is nb.cells[index]
+                return headings[0 if own else -1].strip(" #*\t")
+    return ""
+
+
+def describe(nb: NotebookNode, index: int) -> str:
+    """Name a cell so that a person finds it: place, section, first line."""
+    lines = nb.cells[index].source.strip().splitlines() or [""]
+    first = lines[0][:40] + ("…" if len(lines[0]) > 40 else "")
+    heading = section(nb, index)
+    where = f'section "{heading}", ' if heading else ""
+    return f'cell {index + 1} ({where}"{first}")'
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut the middle out of an overlong text and say so."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    left_out = len(text) - 2 * half
+    return (
+        f"{text[:half]}\n[… {left_out:,} characters left out here …]\n"
+        f"{text[-half:]}"
+    )
+
+
+def tags(cell: NotebookNode) -> set[str]:
+    """The cell's tags; Jupyter writes hide-input, others hide_input."""
+    return {tag.replace("-", "_") for tag in cell.metadata.get("tags", [])}
