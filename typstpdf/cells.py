@@ -45,6 +45,7 @@ MARKDOWN = r"""
 FORMULA = rf"""
     \$\${BODY}\$\$ | \${BODY}\$ | \\?\\\({ANY}\\?\\\) | \\?\\\[{ANY}\\?\\\]
     | \\begin\{{(?P<env>[a-zA-Z]+\*?)\}}{ANY}\\end\{{(?P=env)\}}
+    | \\(?:eq)?ref\{{[^{{}}\n]+\}}
 """
 FLAGS = re.VERBOSE | re.DOTALL | re.MULTILINE
 IN_HTML = re.compile(f"(?P<skip>{VERBATIM})|(?P<tex>{FORMULA})", FLAGS)
@@ -75,7 +76,7 @@ class Renderer(mistune.HTMLRenderer):
     """Markdown to HTML; formulas taken out are put back into code."""
 
     def __init__(self, taken: list[str]) -> None:
-        super().__init__(escape=False)
+        super().__init__(escape=False, allow_harmful_protocols=True)
         self.taken = taken
 
     def block_code(self, code: str, info: str | None = None) -> str:
@@ -85,6 +86,10 @@ class Renderer(mistune.HTMLRenderer):
     def codespan(self, text: str) -> str:
         """Code within a line."""
         return super().codespan(self._untaken(text))
+
+    def block_html(self, html: str) -> str:
+        """HTML, where a dollar may be escaped, too."""
+        return super().block_html(html.replace("\\$", "$"))
 
     def _untaken(self, text: str) -> str:
         return TAKEN.sub(lambda m: self.taken[int(m[1])], text)

@@ -62,12 +62,12 @@ def styles(bodies: list[Tag]) -> dict[int, Look]:
     for body in bodies:
         for sheet in body("style"):
             if not sheet.find_parent("svg"):
-                found += rules("".join(sheet.strings))
+                found += rules("".join(sheet.find_all(string=True)))
     looks: dict[int, Look] = defaultdict(dict)
     # The same rule stands in every table that pandas writes.
     unique = {(rank, where): look for rank, where, look in found}
     for (_, where), look in sorted(unique.items(), key=lambda r: r[0][0]):
-        with contextlib.suppress(SelectorSyntaxError):
+        with contextlib.suppress(SelectorSyntaxError, NotImplementedError):
             selector = soupsieve.compile(where)
             for tag in (tag for b in bodies for tag in selector.select(b)):
                 looks[id(tag)] |= look
@@ -103,26 +103,28 @@ def declared(text: str) -> Look:
 def look_of(tag: Tag, sheets: dict[int, Look]) -> Look:
     """All that is known of a tag's look, the last word last."""
     look = dict(ELEMENTS.get(tag.name, {}))
+    if tag.has_attr("hidden"):
+        look["display"] = "none"
     for name in tag.get_attribute_list("class"):
         look |= CLASSES.get(name, {})
     for name in ATTRIBUTES.keys() & tag.attrs.keys():
         value = str(tag[name]).strip().lower()
         unit = name in ("width", "height") and value.isdecimal()
-        look[ATTRIBUTES[name]] = value + "px" * unit
+        name = "float" if name == "align" and tag.name == "img" else name
+        look[ATTRIBUTES.get(name, name)] = value + "px" * unit
     look |= sheets.get(id(tag), {})
     return look | declared(tag.get("style", ""))
 
 
-def hidden(tag: Tag, look: Look) -> bool:
+def hidden(look: Look) -> bool:
     """Whether a browser does not show it."""
     return (
-        tag.has_attr("hidden")
-        or look.get("display") == "none"
+        look.get("display") == "none"
         or look.get("visibility") in ("hidden", "collapse")
         or look.get("opacity") in ("0", "0%")
         or look.get("max-height") in ("0", "0px")
         or look.get("clip", "").startswith("rect(")
-        or look.get("clip-path") == "inset(50%)"
+        or look.get("clip-path") in ("inset(50%)", "inset(100%)")
     )
 
 

@@ -209,7 +209,7 @@ class Writer:
         if id(node) in self.formulas:
             return self.formula(node)
         look = look_of(node, self.looks)
-        if hidden(node, look) or node.name == "label" and label_of(node):
+        if hidden(look) or node.name == "label" and label_of(node):
             return None
         return self.dressed(node, self.body(node, look, pre), look)
 
@@ -241,7 +241,7 @@ class Writer:
         if not source.strip():
             return Typst("[]")
         source = f"$ {source} $" if found.block else f"${source}$"
-        return call("formula", found.tex, found.block, Typst(source))
+        return call("formula", found.tex, Typst(source), found.number)
 
     def body(self, tag: Tag, look: Look, pre: bool) -> Typst:
         """A tag's contents in the form that its name means."""
@@ -305,7 +305,7 @@ class Writer:
         else:
             data = self.fetch(tag.get("src", ""))
         if data is None:
-            return self.medium(tag) if tag.get("src") else Typst("[]")
+            return self.medium(tag)
         if b"<foreignObject" in data:
             data = FOREIGN.sub(drawn_text, data.decode()).encode()
         name = f"picture-{len(self.pictures)}"
@@ -342,6 +342,9 @@ class Writer:
         address = tag.get("src") or tag.get("data") or ""
         address = address or (source.get("src", "") if source else "")
         kind = "picture" if tag.name == "img" else tag.name
+        if not address:
+            self.warn(f"a {kind} that a script draws is missing")
+            return Typst("[]")
         self.warn(f"a link stands for the {kind} {address[:80]}")
         said = tag.get("alt", "").strip()
         said = said or address.partition(";base64")[0][:200] or kind
@@ -357,14 +360,14 @@ class Writer:
         language = known_language(classes.removeprefix("language-"))
         if language == "mermaid":
             self.warn("a mermaid diagram is printed as its source")
-        text = "".join(tag.strings).strip("\n").rstrip()
+        text = "".join(tag.find_all(string=True)).strip("\n").rstrip()
         return call("code", text, language, False) if text else Typst("[]")
 
     def items(self, tag: Tag, look: Look) -> Typst:
         """A list; each item says its number."""
         items = [item for item in tag.children if not blank(item)]
         items = [i for i in items if isinstance(i, Tag)]
-        items = [i for i in items if not hidden(i, look_of(i, self.looks))]
+        items = [i for i in items if not hidden(look_of(i, self.looks))]
         step = -1 if tag.has_attr("reversed") else 1
         number = len(items) if step < 0 else 1
         number = whole(tag.get("start"), number)
@@ -394,7 +397,7 @@ class Writer:
     def table(self, tag: Tag, look: Look) -> Typst:
         """A table, each cell in the place that a browser gives it."""
         rows = [row for row in tag("tr") if row.find_parent("table") is tag]
-        rows = [r for r in rows if not hidden(r, look_of(r, self.looks))]
+        rows = [r for r in rows if not hidden(look_of(r, self.looks))]
         head = [row for row in rows if row.find_parent(["thead", "table"]).name == "thead"]
         if not head:
             for row in rows:
@@ -424,7 +427,7 @@ class Writer:
                 (above if y < len(head) else below).append(
                     call(
                         "table.cell",
-                        inside if not hidden(cell, cell_look) else Typst("[]"),
+                        inside if not hidden(cell_look) else Typst("[]"),
                         x=x, y=y, colspan=wide, rowspan=high,
                         fill=fill(cell_look),
                         align=self.alignment(cell, cell_look, tag),
