@@ -24,6 +24,8 @@ PRIVATE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\uf8ff\ufdd0-\ufdef\ufffe
 TOKEN = re.compile(r"(\\[A-Za-z]+)\s*|(\\.|#\d)|%[^\n]*\n?\s*|(\s)\s*|(.)", re.S)
 LENGTH = re.compile(r"\s*=?\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*(em|ex|pt|px|cm|mm|in|mu|pc|bp)")
 UNITS = {"ex": (0.43, "em"), "mu": (1 / 18, "em"), "px": (0.75, "pt"), "pc": (12, "pt"), "bp": (1, "pt")}
+# Typst keeps blanks beside a bar.
+BAR = re.compile(r" *(\\\|) *")
 MAX_TOKENS = 20_000
 MAX_DEPTH = 40
 
@@ -43,7 +45,7 @@ PRELUDE = r"""
 \def\varprojlim{\operatorname*{\underleftarrow{lim}}}
 \def\injlim{\operatorname*{inj\,lim}}\def\projlim{\operatorname*{proj\,lim}}
 \def\argmax{\operatorname*{argmax}}\def\argmin{\operatorname*{argmin}}
-\def\bmod{\mathbin{\mathrm{mod}}}\def\pmod#1{\quad(\mathrm{mod}\;#1)}
+\def\bmod{\;\mathrm{mod}\;}\def\pmod#1{\quad(\mathrm{mod}\;#1)}
 \def\mod#1{\quad\mathrm{mod}\;#1}\def\pod#1{\quad(#1)}
 \def\iff{\;\Longleftrightarrow\;}\def\implies{\;\Longrightarrow\;}
 \def\impliedby{\;\Longleftarrow\;}\def\And{\;\&\;}\def\strut{}\def\null{}
@@ -51,7 +53,7 @@ PRELUDE = r"""
 \def\dfrac#1#2{{\displaystyle\frac{#1}{#2}}}
 \def\tfrac#1#2{{\textstyle\frac{#1}{#2}}}
 \def\cfrac{\futurelet}\def\dbinom#1#2{{\displaystyle\binom{#1}{#2}}}
-\def\tbinom#1#2{{\textstyle\binom{#1}{#2}}}\def\mathscr{\scr}
+\def\tbinom#1#2{{\textstyle\binom{#1}{#2}}}\def\square{\Box}
 \def\fbox#1{\boxed{\text{#1}}}\def\root#1\of#2{\sqrt[#1]{#2}}
 \def\cr{\\}\def\newline{\\}\def\mathstrut{}\def\lbrack{[}\def\rbrack{]}
 """
@@ -65,14 +67,14 @@ ARGUMENTS |= dict.fromkeys(
 )  # fmt: skip
 # Others: how many arguments, and the Typst around them.
 LIMITS = "#math.attach(math.limits(${1}$), %s: ${0}$);"
-CLASS = '#math.class("%s", ${0}$);'
+CLASS = '#math.class("%s", math.class("normal", ${0}$));'
 FRAME = "#box(stroke: 0.5pt, inset: 3pt, baseline: 3pt, ${0}$);"
 COMMANDS = {
     "boxed": (1, FRAME.replace("${0}$", "math.display(${0}$)")),
     "overset": (2, LIMITS % "t"),
     "stackrel": (2, LIMITS % "t"),
     "underset": (2, LIMITS % "b"),
-    "scr": (1, "#math.scr(${0}$);"),
+    "mathscr": (1, "#math.scr(${0}$);"),
     "cancel": (1, "#math.cancel(${0}$);"),
     "bcancel": (1, "#math.cancel(${0}$, inverted: true);"),
     "xcancel": (1, "#math.cancel(${0}$, cross: true);"),
@@ -396,17 +398,18 @@ class Reader:
             raise CannotSet(tex)
 
         def fill(found: re.Match) -> str:
-            template, texs = self.parts[ord(found[0]) - 0xE000]
+            template, texs = self.parts[ord(found[2]) - 0xE000]
             if template.startswith("ref"):
                 return literal(self.book.labels.get(template[3:], "???"))
             if not texs:
-                return template
+                # Typst keeps blanks beside words.
+                words = '"' in template
+                return template if words else found[1] + template + found[3]
             inner = [self.typst(tex, written) for tex in texs]
-            return re.sub(
-                r"\{(\d+)\}", lambda m: inner[int(m[1])], template
-            )
+            filled = re.sub(r"\{(\d+)\}", lambda m: inner[int(m[1])], template)
+            return found[1] + filled + found[3]
 
-        return re.sub("[\ue000-\uf8ff]", fill, typst)
+        return re.sub("( ?)([\ue000-\uf8ff])( ?)", fill, typst)
 
     def convert(self, tokens: list[str]) -> str:
         """TeX that pandoc reads right."""
@@ -477,7 +480,7 @@ class Reader:
             out.append(self.placed(f"#math.{call}(${{0}}$);", [base]))
         elif name in ("Vert", "lVert", "rVert", "|"):
             kind = {"lV": "opening", "rV": "closing"}.get(name[:2], "normal")
-            out.append(self.part(f'#math.class("{kind}", "‖");'))
+            out.append(self.part(f"#math.class({literal(kind)}, $\\‖$);"))
         elif token in ("\\&", '"'):
             out.append(self.part(literal(token[-1:])))
         elif hasattr(self, f"do_{name}"):
@@ -918,7 +921,7 @@ def write(pieces: Sequence[str]) -> dict[str, str | None]:
     typst = pandoc(json.dumps(tree), "--from=json", "--to=typst")
     found = (piece.strip() for piece in typst.split(end))
     return {
-        tex: piece[2:-2] if piece.startswith("$ ") else None
+        tex: BAR.sub(r"\1", piece[2:-2]) if piece[:2] == "$ " else None
         for tex, piece in zip(pieces, found, strict=False)
     }
 
