@@ -231,8 +231,10 @@ def show_output(out: NotebookNode, where: str) -> Iterator[Part]:
             yield Part(where, "html", html, pictures=bundle)
             return
     others = [mime for mime in data if mime != "text/plain"]
-    if "text/html" in data and visible(data["text/html"]):
-        yield Part(where, "html", with_formulas(data["text/html"]))
+    html = str(data.get("text/html", ""))
+    # What sklearn and xarray unfold by a click they say in plain text, too.
+    if visible(html) and "text-repr-fallback" not in html:
+        yield Part(where, "html", with_formulas(html))
     elif "text/markdown" in data:
         yield Part(where, "html", render(data["text/markdown"]))
     elif "text/latex" in data:
@@ -243,7 +245,7 @@ def show_output(out: NotebookNode, where: str) -> Iterator[Part]:
         yield printed(where, "stdout", text)
     else:
         part = printed(where, "stdout", str(data.get("text/plain", "")))
-        if others:
+        if others and "text-repr-fallback" not in html:
             kinds = ", ".join(others)
             part.lost = f"an output for a browser ({kinds}) is not printed"
             if not part.text:
