@@ -92,7 +92,7 @@ CHEMISTRY = re.compile(
     r"|(?<=[A-Za-z)\]}])(?P<count>\d+)|\^(?P<up>\{[^}]*\}|\d*[-+]?)"
     r"|_(?P<down>\{[^}]*\}|\w)"
     r"|(?<=[A-Za-z\d)\]}])(?P<charge>[-+])(?![A-Za-z\d(])"
-    r"|(?P<word>[A-Za-z]+)|(?P<tex>\$[^$]*\$|\\[A-Za-z]+)"
+    r"|(?<=\s)(?P<falls>v)(?!\S)|(?P<word>[A-Za-z]+)|(?P<tex>\$[^$]*\$|\\[A-Za-z]+)"
     r"|(?P<dot>[*.])|(?P<gap>\s+)|(?P<other>.)"
 )
 REACTIONS = {
@@ -488,8 +488,8 @@ class Reader:
             if len(token) == 1 and token != "$":
                 said += {"~": "\xa0", "{": "", "}": ""}.get(token, token)
                 continue
-            if token != "$" and token[1] in "_%#&{}$ ":
-                said += token[1]
+            if token != "$" and token[1] in "_%#&{}$ \\":
+                said += token[1].replace("\\", " ")
                 continue
             if said:
                 text = f"#math.{alphabet}(${literal(said)}$);"
@@ -623,7 +623,8 @@ class Reader:
 
     def do_ce(self, todo: list[str]) -> str:
         """A chemical formula (mhchem)."""
-        return self.convert(tokens_of(chemistry("".join(argument(todo)))))
+        tex = chemistry("".join(argument(todo)))
+        return "{{}" + self.convert(tokens_of(tex)) + "}"
 
     def do_tag(self, todo: list[str]) -> str:
         starred = star(todo)
@@ -709,7 +710,10 @@ class Reader:
         """A row's cells, with the points at which they are aligned."""
         if name == "eqnarray" and len(row) > 2:  # noqa: PLR2004
             row = [row[0], row[1] + row[2]]
-        style = "#math.display(${0}$);" if name in DISPLAYED else "{0}"
+        # Typst would make a matrix smaller than its line.
+        style = "display" if name in DISPLAYED else "inline"
+        style = "script" if name in SMALL else style
+        style = f"#math.{style}(${{0}}$);"
         done = [self.part(style, cell) if cell else "" for cell in row]
         if name in PAIRS:
             pairs = zip(done[::2], [*done[1::2], ""], strict=False)
@@ -747,11 +751,10 @@ class Reader:
             call += f", ({''.join(places)})"
             texs += row
         call += ")"
-        if name in SMALL and name == "smallmatrix":
-            call = f"text(size: 0.7em, $#{call};$)"
         if name == "array" and any(edges.values()):
             sides = ", ".join(f"{side}: 0.5pt" for side, on in edges.items() if on)
-            call = f"box(stroke: ({sides}), inset: 3pt, baseline: 3pt, ${'#' + call};$)"
+            box = f"box(stroke: ({sides}), inset: 3pt, baseline: 3pt"
+            call = f"{box}, math.display({call}))"
         start, end = DELIMITED.get(name, ("", ""))
         if start or end:
             call = f"math.lr(${start} #{call}; {end}$)"
@@ -779,6 +782,8 @@ def chemistry(source: str) -> str:
             out.append(f"_{{{(m['count'] or m['down']).strip('{}')}}}")
         elif m["up"] or m["charge"]:
             out.append(f"^{{{(m['up'] or m['charge']).strip('{}')}}}")
+        elif m["falls"]:
+            out.append("\\downarrow ")
         elif m["word"]:
             out.append(f"\\mathrm{{{m['word']}}}")
         elif m["tex"]:
