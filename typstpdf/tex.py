@@ -74,7 +74,7 @@ LENGTH = re.compile(
 )
 BIG = re.compile(r"\\(big|Big|bigg|Bigg)([lrm]?)")
 BIG_SIZES = {"big": 1.2, "Big": 1.8, "bigg": 2.4, "Bigg": 3}
-BIG_CLASS = {"l": "opening", "r": "closing", "m": "relation", "": "normal"}
+BIG_CLASS = {"l": "opening", "r": "closing", "m": "relation"}
 TOKEN = re.compile(
     r"(\\[A-Za-z]+)\s*|(\\.|#\d)|%[^\n]*\n?\s*|(\s)\s*|(.)", re.DOTALL
 )
@@ -85,7 +85,8 @@ FORBIDDEN = re.compile(
 FIRST, LAST = 0xE000, 0xF8FF
 # Typst keeps blanks beside a bar.
 BAR = re.compile(r" *(\\\|) *")
-ROOT = str.maketrans({"√": "\\√", "∛": "\\∛", "∜": "\\∜"})
+# Signs that Typst would take for more than themselves.
+SIGN = re.compile(r"(?<!\\)([{}√∛∜])")
 CHEMISTRY = re.compile(
     r"(?P<arrow><=>>?|<->|->|<-|=)(\[(?P<over>[^]]*)\])?"
     r"(\[(?P<under>[^]]*)\])?"
@@ -319,8 +320,9 @@ class Reader:
         number: what stands at the right margin.
     """
 
-    def __init__(self, book: Book, tex: str) -> None:
+    def __init__(self, book: Book, tex: str, block: bool) -> None:
         self.book = book
+        self.top = int(block)
         self.parts: list[tuple[str, list[str]]] = []
         self.pieces: set[str] = set()
         self.number = self.tag = ""
@@ -395,9 +397,9 @@ class Reader:
         name = token[1:]
         if token == "{":
             todo.append(token)
-            return f"{{{self.convert(argument(todo))}}}"
+            return self.group(todo)
         if token in ("^", "_"):
-            return f"{token}{{{self.convert(argument(todo))}}}"
+            return f"{token}{self.group(todo)}"
         if token in KNOWN["spaces"]:
             return self.part(f"#h({KNOWN['spaces'][token]}em);")
         if token in ("\\&", '"'):
@@ -407,21 +409,23 @@ class Reader:
             return self.part(f"#math.class({literal(kind)}, $\\‖$);")
         if found := BIG.fullmatch(token):
             size, sign = BIG_SIZES[found[1]], self.delimiter(todo)
-            kind = literal(BIG_CLASS[found[2]])
             call = f"math.lr(size: {size}em, ${sign}$)"
-            return self.part(f"#math.class({kind}, {call});")
+            if found[2]:
+                call = f"math.class({literal(BIG_CLASS[found[2]])}, {call})"
+            return self.part(f"#{call};")
         if len(token) == 1 or not name.isalpha():
             return token
         if name in ARGUMENTS:
             index = option(todo) if name == "sqrt" else None
             index = "" if index is None else f"[{self.convert(index)}]"
-            inner = [argument(todo) for _ in range(ARGUMENTS[name])]
-            inner = [f"{{{self.convert(tokens)}}}" for tokens in inner]
+            inner = [self.group(todo) for _ in range(ARGUMENTS[name])]
             return f"{token}{index}{''.join(inner)}"
         if template := KNOWN["typst"].get(name):
             option(todo)
             count = 1 + int(max(re.findall(r"\{(\d)\}", template)))
             return self.part(template, *[argument(todo) for _ in range(count)])
+        if name == "displaystyle" and self.depth == self.top:
+            return self.convert(rest(todo))
         if name in KNOWN["styles"]:
             return self.part(KNOWN["styles"][name], rest(todo))
         if name in KNOWN["texts"]:
@@ -440,6 +444,13 @@ class Reader:
             return self.part(f"#math.{call}(${{0}}$);", [base])
         rewrite = getattr(self, f"do_{name}", None)
         return rewrite(todo) if rewrite else f"{token} "
+
+    def group(self, todo: list[str]) -> str:
+        """An argument in braces; what nests deep would take pandoc hours."""
+        inner = argument(todo)
+        if self.depth < 6:
+            return f"{{{self.convert(inner)}}}"
+        return f"{{{self.part('#${0}$;', inner)}}}"
 
     def fraction(self, sign, above, below) -> str:
         """``a \\over b`` and its like."""
@@ -676,7 +687,11 @@ class Reader:
         if name in ("array", "subarray", "alignat", "alignedat"):
             spec = plain(argument(todo))
         cells, numbers, lines = [], [], []
-        for row in split(todo[::-1], "\\\\"):
+        rows = split(todo[::-1], "\\\\")
+        single = name in DISPLAYED - set(DELIMITED) and not any(
+            token != " " for row in rows[1:] for token in row
+        )
+        for row in rows:
             row = row[::-1]
             if cells and row and row[-1] in "*[":
                 star(row)
@@ -688,7 +703,8 @@ class Reader:
                 continue
             if name in NUMBERED:
                 self.number, self.tag, self.names = "", "", []
-            cells.append(self._row(name, spec, split(row[::-1], "&")))
+            row = split(row[::-1], "&")
+            cells.append([self._line(row)] if single else self._row(name, spec, row))
             if name in NUMBERED and self.names and not (self.tag or starred):
                 self.book.last += 1
                 self.tag = str(self.book.last)
@@ -702,9 +718,20 @@ class Reader:
                 for row, number in zip(cells, numbers, strict=True):
                     row += [""] * (wide - len(row))
                     row.append(self.part(literal(number)))
-        if len(cells) == 1 and len(cells[0]) == 1 and name in DISPLAYED - set(DELIMITED):
-            return cells[0][0]
+        if single:
+            return "".join(*cells)
         return self._matrix(name, cells, spec, lines)
+
+    def _line(self, row: list[list[str]]) -> str:
+        """A row that stands alone, and may be broken into lines."""
+        tokens = []
+        for number, cell in enumerate(row):
+            tokens += ["\\qquad"] if number and number % 2 == 0 else []
+            tokens += cell
+        if self.depth != self.top:
+            return self.part("#math.display(${0}$);", tokens)
+        self.top += 1
+        return self.convert(tokens)
 
     def _row(self, name: str, spec: str, row: list[list[str]]) -> list[str]:
         """A row's cells, with the points at which they are aligned."""
@@ -822,7 +849,7 @@ def write(pieces: Sequence[str]) -> dict[str, str | None]:
 
 def corrected(typst: str) -> str:
     """What pandoc wrote, without what Typst takes for something else."""
-    return BAR.sub(r"\1", typst).translate(ROOT)
+    return SIGN.sub(r"\\\1", BAR.sub(r"\1", typst))
 
 
 def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
@@ -836,7 +863,8 @@ def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
     for formula in done:
         try:
             tex = FORBIDDEN.sub("\ufffd", formula.tex)
-            readers.append((formula, Reader(book, tex)))
+            reader = Reader(book, tex, formula.block)
+            readers.append((formula, reader))
         except CANNOT:
             continue
     pieces = {tex for _, reader in readers for tex in reader.pieces if tex}
