@@ -25,7 +25,10 @@ KNOWN = tomllib.loads(
     Path(__file__).with_name("mathjax.toml").read_text(encoding="utf-8")
 )
 # Commands that pandoc sets, with so many arguments.
-ARGUMENTS = KNOWN["arguments"]
+for pairs in ("arguments", "signs", "arrows"):
+    words = KNOWN[pairs].split()
+    KNOWN[pairs] = dict(zip(words[::2], words[1::2], strict=True))
+ARGUMENTS = {name: int(n) for name, n in KNOWN["arguments"].items()}
 # Between numerator and denominator: delimiters, and whether there is a line.
 FRACTIONS = {
     "\\over": ("", "", True),
@@ -89,7 +92,8 @@ CHEMISTRY = re.compile(
     r"|(?<=[A-Za-z)\]}])(?P<count>\d+)|\^(?P<up>\{[^}]*\}|\d*[-+]?)"
     r"|_(?P<down>\{[^}]*\}|\w)"
     r"|(?<=[A-Za-z\d)\]}])(?P<charge>[-+])(?![A-Za-z\d(])"
-    r"|(?<=\s)(?P<falls>v)(?!\S)|(?P<word>[A-Za-z]+)|(?P<tex>\$[^$]*\$|\\[A-Za-z]+)"
+    r"|(?<=\s)(?P<falls>v)(?!\S)|(?P<word>[A-Za-z]+)"
+    r"|(?P<tex>\$[^$]*\$|\\[A-Za-z]+)"
     r"|(?P<dot>[*.])|(?P<gap>\s+)|(?P<other>.)"
 )
 REACTIONS = {
