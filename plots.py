@@ -39,7 +39,7 @@ COLORS = [
     "#a7cf00", "#7714ff", "#f5b16f", "#c80d74", "#ddaff4",
 ]  # fmt: skip
 WIDTH = 6.5  # inches, of the page's text
-HALO = [withStroke(linewidth=2, foreground="w")]
+HALO = [withStroke(linewidth=2.4, foreground="w")]
 # Read when the modules are imported: the text of the code that runs.
 NETWORK_CODE = "\n\n".join(
     getsource(part).rstrip()
@@ -327,6 +327,8 @@ def plot_codes(
         (1, 1, "^"),
     ):
         here = ~inside & (furthest == axis) & (sign * mu[:, axis] > 0)
+        if not here.any():
+            continue
         ax.scatter(
             *border[here].T,
             c=colors[labels[here]],
@@ -347,7 +349,7 @@ def plot_codes(
         )
     extent = np.abs(mu).max()
     if extent < frame / 40:  # a dot: show it magnified
-        inset = ax.inset_axes((0.655, 0.035, 0.31, 0.31))
+        inset = ax.inset_axes((0.7, 0.03, 0.27, 0.27))
         inset.set(xlim=(-extent, extent), ylim=(-extent, extent))
         inset.set(xticks=[], yticks=[])
         inset.set_title(
@@ -357,7 +359,7 @@ def plot_codes(
         ax.annotate(
             "",
             (0.04, -0.06),
-            (0.66, 0.3),
+            (0.7, 0.27),
             textcoords="axes fraction",
             arrowprops={"arrowstyle": "->", "lw": 0.6, "shrinkB": 1},
         )
@@ -379,19 +381,9 @@ def _draw_classes(
         values, vectors = np.linalg.eigh(np.cov(mu[labels == digit].T))
         width, height = 2 * np.sqrt(np.maximum(values, 0))
         angle = np.degrees(np.arctan2(vectors[1, 0], vectors[0, 0]))
-        for line, edge, level in ((2.4, "w", 5), (1.4, color, 6)):
-            ax.add_patch(
-                Ellipse(
-                    centre,
-                    width,
-                    height,
-                    angle=angle,
-                    fill=False,
-                    ec=edge,
-                    lw=line,
-                    zorder=level,
-                )
-            )
+        ellipse = Ellipse(centre, width, height, angle=angle, fill=False)
+        ellipse.set(ec=color, lw=1.4, zorder=5, path_effects=HALO)
+        ax.add_patch(ellipse)
         others = np.delete(centres, digit, axis=0)
         apart = np.linalg.norm(others - centre, axis=1).min()
         limit = ax.get_xlim()[1]
@@ -415,12 +407,7 @@ def plot_margin(
     counts, _ = np.histogram(codes, edges)
     density = counts / len(codes) / (edges[1] - edges[0])
     x = np.linspace(-frame, frame, 200)
-    normal = (
-        np.exp(-x.square() / 2)
-        if hasattr(x, "square")
-        else np.exp(-(x**2) / 2)
-    )
-    normal = normal / np.sqrt(2 * np.pi)
+    normal = np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
     ax.stairs(
         density,
         edges,
