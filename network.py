@@ -3,88 +3,88 @@
 Kingma & Welling, "Auto-Encoding Variational Bayes" (arXiv:1312.6114), with
 the class label given to encoder and decoder as in Sohn et al., "Learning
 Structured Output Representation using Deep Conditional Generative Models"
-(NeurIPS 2015). The label shifts every hidden layer and scales the first of
-each network (FiLM, Perez et al., arXiv:1709.07871), and every class has its
-own linear map of the codes on either side of z.
+(NeurIPS 2015): each class shifts every hidden layer and has its own linear
+map of the codes on either side of z.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 IMAGE_SHAPE = (1, 28, 28)
 NUM_PIXELS = 28 * 28
-
-
-class ConditionalLinear(nn.Module):
-    """A linear layer with a bias for each class."""
-
-    def __init__(
-        self, in_features: int, out_features: int, num_classes: int
-    ) -> None:
-        super().__init__()
-        self.linear = nn.Linear(in_features, out_features, bias=False)
-        self.shift = nn.Parameter(torch.zeros(num_classes, out_features))
-
-    def forward(self, h: Tensor, labels: Tensor) -> Tensor:
-        """Map ``h`` (B, in_features) to (B, out_features)."""
-        return self.linear(h).add_(F.embedding(labels, self.shift))
+FINITE = torch.finfo(torch.float32).max
 
 
 class ConditionalMLP(nn.Module):
-    """A FiLM layer, residual layers, all of one width, a linear output."""
+    """Hidden layers, residual from the second on, with a bias per class."""
 
-    def __init__(self, sizes: list[int], num_classes: int) -> None:
+    def __init__(
+        self, size_in: int, width: int, depth: int, size_out: int, labels: int
+    ) -> None:
         super().__init__()
-        size_in, width, *_, size_out = sizes
-        self.first = ConditionalLinear(size_in, width, num_classes)
-        self.scale = nn.Parameter(torch.ones(num_classes, width))
+        self.first = nn.Linear(size_in, width, bias=False)
         self.residual = nn.ModuleList(
-            ConditionalLinear(width, width, num_classes) for _ in sizes[2:-1]
+            nn.Linear(width, width, bias=False) for _ in range(depth - 1)
         )
+        # from 0, training would first have to find out that classes differ
+        self.shifts = nn.Parameter(0.5 * torch.randn(depth, labels, width))
         self.last = nn.Linear(width, size_out)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Map ``x`` (B, sizes[0]) to (B, sizes[-1])."""
-        scale = F.embedding(labels, self.scale)  # (B, width)
-        h = F.silu(scale * self.first(x, labels))
-        for layer in self.residual:
-            h = F.silu(layer(h, labels)).add_(h)  # in place: less memory
+        """Map ``x`` (B, size_in) to (B, size_out)."""
+        first, *others = (F.embedding(labels, s) for s in self.shifts)
+        h = F.silu(self.first(x).add_(first))  # (B, width)
+        for layer, shift in zip(self.residual, others, strict=True):
+            h = F.silu(layer(h).add_(shift)).add_(h)  # in place: less memory
         return self.last(h)
 
 
 class CVAE(nn.Module):
     """Gaussian posterior q(z|x, y), Bernoulli likelihood p(x|z, y).
 
-    The prior p(z) is N(0, I) for every class. Images are (B, 1, 28, 28)
-    floats in [0, 1], labels (B,) int64 in 0 … num_classes - 1; all methods
-    raise ValueError for tensors of another shape, type or range.
+    The prior p(z) is N(0, I) for every class. Images are (B, 1, 28, 28) in
+    [0, 1], z is finite and (B, latent_dim), labels are (B,) int64 from 0 to
+    num_classes - 1: tensors of the parameters' dtype (float32) and device.
+    Anything else raises ValueError (see `check` for accelerators).
 
     Args:
         latent_dim: Dimension of z.
         num_classes: Number of class labels.
+        mean_image: Mean of the training images (1, 28, 28), with which the
+            decoder's output starts. None: grey.
         width: Hidden units per layer.
     """
 
     def __init__(
-        self, latent_dim: int, num_classes: int = 10, width: int = 384
+        self,
+        latent_dim: int,
+        num_classes: int = 10,
+        mean_image: Tensor | None = None,
+        width: int = 384,
     ) -> None:
         super().__init__()
+        for size in (latent_dim, num_classes, width):
+            if type(size) is not int or size < 1:
+                raise ValueError(f"expected sizes from 1, got {size!r}")
         self.latent_dim = latent_dim
         self.num_classes = num_classes
         identity = torch.eye(latent_dim).repeat(num_classes, 1, 1)
         self.encoder_map = nn.Parameter(identity)
         self.decoder_map = nn.Parameter(identity.clone())
-        self.encoder = ConditionalMLP(
-            [NUM_PIXELS, width, width, 2 * latent_dim], num_classes
-        )
-        self.decoder = ConditionalMLP(
-            [latent_dim, width, width, width, NUM_PIXELS], num_classes
-        )
+        sizes = NUM_PIXELS, width, 2, 2 * latent_dim, num_classes
+        self.encoder = ConditionalMLP(*sizes)
+        sizes = latent_dim, width, 3, NUM_PIXELS, num_classes
+        self.decoder = ConditionalMLP(*sizes)
+        if mean_image is not None:
+            like = torch.empty(0, device=getattr(mean_image, "device", None))
+            check("mean_image", mean_image, IMAGE_SHAPE, like, 0, 1)
+            logit = mean_image.flatten().logit(eps=1e-3)
+            self.decoder.last.bias.data.copy_(logit)
 
     def encode(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior N(mu, diag(exp(logvar))): mu, logvar (B, latent_dim)."""
-        self._check(images, IMAGE_SHAPE, "images", labels)
+        self.check(images, labels)
         mu, logvar = self.encoder(images.flatten(1), labels).chunk(2, dim=1)
         mu = map_codes(mu, labels, self.encoder_map)
         # without the KL term nothing else keeps sigma finite
@@ -92,42 +92,64 @@ class CVAE(nn.Module):
 
     def decode(self, z: Tensor, labels: Tensor) -> Tensor:
         """Logits (B, 1, 28, 28) of the Bernoulli means under p(x|z, y)."""
-        self._check(z, (self.latent_dim,), "z", labels)
+        shape = "B", self.latent_dim
+        check("z", z, shape, self.decoder_map, -FINITE, FINITE)
+        self._check_labels(labels, len(z))
+        return self._decode(z, labels)
+
+    def _decode(self, z: Tensor, labels: Tensor) -> Tensor:
         h = map_codes(z, labels, self.decoder_map)
         return self.decoder(h, labels).view(-1, *IMAGE_SHAPE)
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, images: Tensor, labels: Tensor, noise: Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Encode, draw one z per image, decode: (logits, mu, logvar)."""
         mu, logvar = self.encode(images, labels)
-        return self.decode(reparametrise(mu, logvar), labels), mu, logvar
+        z = reparametrise(mu, logvar, noise)
+        return self._decode(z, labels), mu, logvar
 
     @torch.no_grad()
     def sample(self, labels: Tensor, z: Tensor | None = None) -> Tensor:
         """Means (B, 1, 28, 28) of p(x|z, y); z is from the prior if None."""
+        self._check_labels(labels, "B")
         if z is None:
-            shape = len(labels), self.latent_dim
-            z = torch.randn(shape, device=labels.device)
+            prior_mean = self.decoder_map.new_zeros(1, self.latent_dim)
+            z = torch.randn_like(prior_mean.expand(len(labels), -1))
         return self.decode(z, labels).sigmoid()
 
-    def _check(
-        self, x: Tensor, shape: tuple[int, ...], name: str, labels: Tensor
-    ) -> None:
-        if x.shape[1:] != shape or not x.is_floating_point():
+    def check(self, images: Tensor, labels: Tensor) -> None:
+        """Raise ValueError unless these are images and their labels."""
+        check("images", images, ("B", *IMAGE_SHAPE), self.encoder_map, 0, 1)
+        self._check_labels(labels, len(images))
+
+    def _check_labels(self, labels: Tensor, size: int | str) -> None:
+        like = self.decoder_map.new_empty(0, dtype=torch.int64)
+        check("labels", labels, (size,), like, 0, self.num_classes - 1)
+
+
+def check(
+    name: str, x: Tensor, shape: tuple, like: Tensor, low: float, high: float
+) -> None:
+    """Raise ValueError for another type, shape, device or range.
+
+    A first size "B" is any. While gradients are recorded, values are looked
+    at on a CPU only: every step would have to wait for an accelerator.
+    """
+    want, got = f"{like.dtype} {shape} on {like.device}", type(x).__name__
+    if isinstance(x, Tensor):
+        got = f"{x.dtype} {tuple(x.shape)} on {x.device}"
+        if shape[0] == "B" and x.ndim:
+            shape = len(x), *shape[1:]
+    if got != f"{like.dtype} {shape} on {like.device}":
+        raise ValueError(f"{name}: expected a tensor {want}, got {got}")
+    if x.numel() and (x.device.type == "cpu" or not torch.is_grad_enabled()):
+        least, most = x.min().item(), x.max().item()
+        if not (low <= least and most <= high):  # NaN is refused as well
             raise ValueError(
-                f"{name}: expected floats (B, {str(shape)[1:-1].strip(',')}),"
-                f" got {x.dtype} {tuple(x.shape)}"
+                f"{name}: expected {low:g} to {high:g}, "
+                f"got {least:g} to {most:g}"
             )
-        if labels.shape != x.shape[:1] or labels.dtype != torch.int64:
-            raise ValueError(
-                f"labels: expected int64 {tuple(x.shape[:1])}, "
-                f"got {labels.dtype} {tuple(labels.shape)}"
-            )
-        # an accelerator would have to be waited for; its own check of
-        # indices stops labels out of range there
-        last = self.num_classes - 1
-        on_cpu = labels.device.type == "cpu"
-        if on_cpu and not labels.equal(labels.clamp(0, last)):
-            raise ValueError(f"labels: expected 0 … {last}, got {labels}")
 
 
 def map_codes(codes: Tensor, labels: Tensor, maps: Tensor) -> Tensor:
@@ -137,12 +159,16 @@ def map_codes(codes: Tensor, labels: Tensor, maps: Tensor) -> Tensor:
     share the axes of z, and the codes of a class fill the prior less well.
     """
     one_hot = F.one_hot(labels, len(maps)).to(codes.dtype)
-    return torch.einsum("bc,bi,cij->bj", one_hot, codes, maps)
+    by_class = one_hot[:, :, None] * codes[:, None]  # (B, classes, dim)
+    return by_class.flatten(1) @ maps.flatten(0, 1)
 
 
-def reparametrise(mu: Tensor, logvar: Tensor) -> Tensor:
+def reparametrise(
+    mu: Tensor, logvar: Tensor, noise: Generator | None = None
+) -> Tensor:
     """Draw z = mu + sigma * eps, eps ~ N(0, I), so that gradients reach both.
 
     Kingma & Welling, section 2.4. All tensors are (B, latent_dim).
     """
-    return mu + torch.randn_like(mu) * (0.5 * logvar).exp()
+    eps = torch.empty_like(mu).normal_(generator=noise)
+    return mu + (0.5 * logvar).exp() * eps
