@@ -6,7 +6,8 @@ file) and small stand-ins for machines without data and without a network.
 
 Datasets live in the folder named by the environment variable ``DATA_DIR``
 (default ``data``), in torchvision's layout: ``MNIST/raw/…``,
-``FashionMNIST/raw/…``. With ``DEMO=1`` the stand-ins are used instead.
+``FashionMNIST/raw/…``. With ``DEMO=1`` the stand-ins are used instead, with
+``DEMO=auto`` if one of the datasets is not to be had.
 """
 
 import contextlib
@@ -56,8 +57,8 @@ class DataUnavailable(DataError):
 
 
 def is_demo() -> bool:
-    """Whether ``DEMO=1`` asks for the stand-ins."""
-    return os.environ.get("DEMO", "") not in ("", "0")
+    """Whether the stand-ins are used: asked for, or all that there is."""
+    return os.environ.get("DEMO", "") not in ("", "0", "auto")
 
 
 def load(
@@ -66,7 +67,9 @@ def load(
     """Load one split of a dataset as two tensors on ``device``.
 
     Files that are there are used without a network; missing ones are
-    downloaded by torchvision. With ``DEMO=1`` these are `stand_ins`.
+    downloaded by torchvision. With ``DEMO=1`` these are `stand_ins`; with
+    ``DEMO=auto`` too, from the first call on, if either dataset is missing
+    and cannot be downloaded: no report is real by half.
 
     Args:
         name: ``"MNIST"`` or ``"FashionMNIST"``.
@@ -83,13 +86,20 @@ def load(
     """
     if name not in DATASETS:
         raise ValueError(f"no dataset {name!r}; there are {list(DATASETS)}")
+    root = Path(os.environ.get("DATA_DIR") or "data")
+    folder = root / name / "raw"
+    automatic = os.environ.get("DEMO") == "auto"
+    try:
+        for each in DATASETS if automatic else [name] * (not is_demo()):
+            _download(each, root)
+    except DataUnavailable as error:
+        if not automatic:
+            raise
+        print(f"DEMO: stand-ins instead of both datasets. {error}")
+        os.environ["DEMO"] = "1"
     if is_demo():
         images, labels = stand_ins(name, train)
     else:
-        root = Path(os.environ.get("DATA_DIR") or "data")
-        folder = root / name / "raw"
-        if missing := [f for f in MD5[name] if not (folder / f).is_file()]:
-            _download(name, root, missing)
         for file in MD5[name]:
             if file.startswith("train-" if train else "t10k-"):
                 _check(name, folder / file)
@@ -128,8 +138,12 @@ def stand_ins(name: str, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     return images[chosen], torch.from_numpy(labels)[chosen]
 
 
-def _download(name: str, root: Path, missing: list[str]) -> None:
+def _download(name: str, root: Path) -> None:
+    """Download what is missing of a dataset."""
     folder = root / name / "raw"
+    missing = [f for f in MD5[name] if not (folder / f).is_file()]
+    if not missing:
+        return
     print(f"Downloading {name} to {folder} …")
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)

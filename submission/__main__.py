@@ -8,11 +8,8 @@ from types import FrameType
 
 from submission import SubmissionError
 
-SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")
-    if hasattr(signal, name)
-]
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+SIGNALS = [number for number in signal.Signals if number.name in NAMES]
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -23,21 +20,19 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "all that belongs to them into the ZIP to upload.",
     )
     add = parser.add_argument
-    about = "default: the only notebook in this folder"
-    add("notebook", nargs="?", type=Path, help=about)
-    about = "surname and number, like Muster-12345678; default: the file's"
-    add("--name", help=about)
-    about = "take the results that Jupyter saved instead of running"
-    add("--no-execute", action="store_true", help=about)
-    about = "run on small stand-in data (DEMO=1); not for handing in"
-    add("--demo", action="store_true", help=about)
-    about = "give up when one cell takes longer; default: never"
-    add("--timeout", type=int, metavar="SECONDS", help=about)
-    about = "where PDF and ZIP go; default: the notebook's folder"
-    add("--output-dir", type=Path, metavar="DIR", help=about)
-    about = "hand in these files of the notebook's folder, too: 'data/*.csv'"
-    include = {"nargs": "+", "action": "extend", "default": []}
-    add("--include", **include, metavar="PATTERN", help=about)
+    add("notebook", nargs="?", type=Path, help="default: the only one here")
+    add("--name", help="Muster-12345678; default: the notebook's name")
+    help_text = "take the results that Jupyter saved instead of running"
+    add("--no-execute", action="store_true", help=help_text)
+    help_text = "run on small stand-in data (DEMO=1); not for handing in"
+    add("--demo", action="store_true", help=help_text)
+    help_text = "give up when one cell takes longer; default: never"
+    add("--timeout", type=int, metavar="SECONDS", help=help_text)
+    help_text = "where PDF and ZIP go; default: the notebook's folder"
+    add("--output-dir", type=Path, metavar="DIR", help=help_text)
+    help_text = "files of the notebook's folder to add, like 'data/*.csv'"
+    several = {"nargs": "+", "action": "extend", "default": []}
+    add("--include", **several, metavar="PATTERN", help=help_text)
     args = parser.parse_args(argv)
     if args.demo and args.no_execute:
         parser.error("--demo runs the notebook; leave out --no-execute")
@@ -50,13 +45,13 @@ def find_notebook() -> Path:
     """The only notebook in this folder."""
     found = sorted(Path().glob("[!.]*.ipynb"))
     found = [path for path in found if not path.stem.endswith("-FAILED")]
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
-        raise SubmissionError(
-            f"Which notebook? In this folder there are: {names}.\n"
-            "Give its file name: python -m submission NOTEBOOK.ipynb"
-        )
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found) or "none"
+    raise SubmissionError(
+        f"Which notebook? In this folder there are: {names}.\n"
+        "Give its file name: python -m submission NOTEBOOK.ipynb"
+    )
 
 
 def stop(number: int, frame: FrameType | None) -> None:
@@ -72,15 +67,15 @@ def main(argv: list[str] | None = None) -> int:
         # It may not know every letter of a heading.
         stream.reconfigure(errors="backslashreplace")
     args = vars(arguments(argv))
-    execute = not args.pop("no_execute")
     for number in SIGNALS:
         signal.signal(number, stop)
     try:
         # Takes a second: it can be stopped in good order already.
         from submission.flow import hand_in
 
-        path = args.pop("notebook") or find_notebook()
-        print(hand_in(path, args.pop("name"), execute=execute, **args))
+        path, name = args.pop("notebook"), args.pop("name")
+        execute = not args.pop("no_execute")
+        print(hand_in(path or find_notebook(), name, execute=execute, **args))
         return 0
     except (Exception, SystemExit) as error:
         notes = getattr(error, "__notes__", [])
@@ -92,24 +87,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def explain(error: BaseException) -> str:
     """What is wrong, for a person."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, SystemExit):
         return "\nStopped; an earlier ZIP is as it was."
     if isinstance(error, SubmissionError):
-        return f"Error: {error}"
-    if isinstance(error, ModuleNotFoundError):
-        return (
-            f"Error: {error.name} is not installed for {sys.executable}. Run "
-            "this with the Python\nof the virtual environment into which the "
-            "README installs everything (.venv)."
-        )
-    if isinstance(error, OSError):
+        what = str(error)
+    elif isinstance(error, ModuleNotFoundError):
+        what = f"{error.name} is not installed for {sys.executable}.\nRun "
+        what += "this with the Python of .venv, as the README says."
+    elif isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
-        return (
-            f"Error: {error.strerror or error}{where}\nEarlier results were "
-            "not changed. Make room, change the permissions or choose "
-            "another --output-dir."
-        )
-    return f"Error: {type(error).__name__}: {' '.join(str(error).split())}"
+        what = f"{error.strerror or error}{where}\nEarlier results were not "
+        what += "changed. Make room, or choose another --output-dir."
+    return f"Error: {what}"
 
 
 if __name__ == "__main__":

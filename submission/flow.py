@@ -8,15 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from nbconvert.utils.exceptions import ConversionException
 from nbformat import NotebookNode
 
-from submission import SubmissionError, notebook, pack
+from submission import notebook, pack
 from submission.run import SILENT, run
 from typstpdf import TypstPDFExporter
 
-PICTURE = re.compile(r"(?i)\.(png|jpe?g|svg|gif|webp|pdf)$")
 MOODLE_LIMIT = 20_000_000
+PICTURE = re.compile(r"(?i)figures/.+\.(png|jpe?g|svg|gif|webp|pdf)")
 DEMO_BANNER = (
     "DEMO: computed from stand-in data, not from the real data set. "
     "This is not a submission."
@@ -45,25 +44,25 @@ def hand_in(
     # What a failed run or a demo left can be handed in as it is.
     stem = re.sub("-(DEMO|FAILED)$", "", path.stem)
     name = notebook.check_name(stem if name is None else name)
-    path, date = path.resolve(), pack.zip_date()
-    project = path.parent
-    output = (output_dir or project).resolve()
+    date, path = pack.zip_date(), path.resolve()
+    project, output = path.parent, (output_dir or path.parent).resolve()
     include = [os.path.relpath(project / p, project) for p in include]
-    # Hours later would be too late to learn that nothing can be written.
     output.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=output).close()
-    keep_figures = execute and os.access(project, os.W_OK)
-    if keep_figures and os.path.lexists(project / "figures"):
-        tempfile.TemporaryFile(dir=project / "figures").close()
+    save_figures = execute and os.access(project, os.W_OK)
+    old_figures = [project / "figures"] * (project / "figures").exists()
+    # Hours later would be too late to learn that nothing can be written.
+    for place in (output, *old_figures * save_figures):
+        tempfile.TemporaryFile(dir=place).close()
     nb = notebook.read_notebook(path, name)
-    wanted = include if execute else [*include, "figures"]
-    files, notes = pack.find_files(nb, path, name, wanted)
-    doubts = pack.not_found(nb, files)
+    files, notes = pack.find_files(
+        nb, path, name, [*include, *["figures"] * (not execute)]
+    )
+    notes += pack.not_found(nb, files)
     if execute:
-        for note in notes + doubts:
+        for note in notes:
             print(f"Look at: {note}", file=sys.stderr)
     else:
-        notes += doubts + notebook.look_at(nb, path.stat().st_mtime, files)
+        notes += notebook.look_at(nb, path.stat().st_mtime, files)
     with tempfile.TemporaryDirectory(
         prefix="submission-", ignore_cleanup_errors=True
     ) as scratch:
@@ -75,14 +74,14 @@ def hand_in(
             demo = demo or notebook.says_demo(nb)
             full_name = f"{name}-DEMO" if demo else name
             pdf, warnings = export(nb, name, folder, demo)
-            members, others = pack.collect(folder, files, include)
-            figures = {m: members[m] for m in members if "figures/" in m[:8]}
+            members, left = pack.collect(folder, files, include)
+            figures = {m: members[m] for m in members if PICTURE.match(m)}
             members[f"{full_name}.pdf"] = pdf
             members[f"{full_name}.ipynb"] = notebook.written(nb)
             packed = pack.pack(members, date)
             results = {output / f"{full_name}.pdf": pdf}
             # Demo figures are none of the report's.
-            if keep_figures and not demo:
+            if save_figures and not demo:
                 results |= {project / m: figures[m] for m in figures}
             zip_file = output / f"{full_name}.zip"
             pack.publish(results | {zip_file: packed})
@@ -91,28 +90,15 @@ def hand_in(
                 kept = keep(nb, name, (output, project, Path.home()))
                 error.add_note(f"The notebook as far as it ran: {kept}")
             raise
-    print(f"{full_name}.zip  {len(packed) / 1e6:.2f} MB")
-    for member, data in sorted(members.items()):
-        print(f"  {member}  {len(data) / 1e6:.2f} MB")
-    notes += notebook.left_out(nb) + warnings + others
-    drawn = [m for m in figures if not (execute and m in files)]
-    shown = [
-        o for o in notebook.outputs(nb) if "image/" in str(o.get("data"))
-    ]
-    if len(shown) < len(drawn):
-        figures = f"figures/ holds {len(drawn)} files"
-        notes.append(f"{figures}, the cells show {len(shown)} pictures")
-    if len(packed) > MOODLE_LIMIT:
-        notes.append("Moodle usually takes 20 MB at most")
-    for note in notes:
-        print(f"Look at: {note}")
+    drawn = len(figures.keys() - (files.keys() if execute else ()))
+    shown = sum("image/" in str(o.get("data")) for o in notebook.outputs(nb))
+    if shown < drawn:
+        notes.append(f"figures/ holds {drawn} pictures, the cells {shown}")
+    report(full_name, members, len(packed), notes + warnings + left)
     if demo:
         return f"DEMO only, not a submission: {zip_file}"
     if name == notebook.PLACEHOLDER:
-        return (
-            f"Not to be uploaded under this name: run again with your own, "
-            f"--name {notebook.EXAMPLE}"
-        )
+        return f"Not to be uploaded: run again, --name {notebook.EXAMPLE}"
     return f"ready to upload: {zip_file}"
 
 
@@ -123,11 +109,8 @@ def export(
     banner = DEMO_BANNER * demo
     exporter = TypstPDFExporter(author=name, banner=banner, log=SILENT)
     about = {"metadata": {"name": name, "path": str(folder)}}
-    try:
-        pdf, resources = exporter.from_notebook_node(nb, about)
-    except ConversionException as error:
-        raise SubmissionError(f"Typst cannot set it: {error}") from error
-    return pdf, resources["warnings"]
+    pdf, resources = exporter.from_notebook_node(nb, about)
+    return pdf, notebook.left_out(nb) + resources["warnings"]
 
 
 def keep(nb: NotebookNode, name: str, folders: Sequence[Path]) -> str:
@@ -138,3 +121,15 @@ def keep(nb: NotebookNode, name: str, folders: Sequence[Path]) -> str:
             pack.publish({path: notebook.written(nb)})
             return str(path)
     return "lost, since no folder takes it"
+
+
+def report(
+    name: str, members: dict[str, bytes], size: int, notes: Sequence[str]
+) -> None:
+    """Print what the ZIP holds, and what the student should look at."""
+    print(f"{name}.zip  {size / 1e6:.2f} MB")
+    for member, data in sorted(members.items()):
+        print(f"  {member}  {len(data) / 1e6:.2f} MB")
+    large = ["Moodle usually takes 20 MB at most"] * (size > MOODLE_LIMIT)
+    for note in [*notes, *large]:
+        print(f"Look at: {note}")

@@ -18,8 +18,8 @@ PLACEHOLDER = "Surname-MatriculationNumber"
 # Leaves room for "-DEMO.pdf" and a temporary suffix in 255 bytes.
 MAX_NAME_BYTES = 200
 DEMO_LINE = re.compile(r"(?m)^DEMO:.*")
-# A cell may print twice as much; then its middle is left out.
-MAX_TEXT = 100_000
+# A cell may print three times as much; then its middle is left out.
+HALF = 50_000
 LEFT_OUT = re.compile(r"\[… ([\d,]+) characters left out here …\]")
 # What prints or draws, at the start of a line.
 SHOWS = re.compile(r"(?m)^(?:print|display|plt\.show)\(")
@@ -37,10 +37,9 @@ def check_name(name: str) -> str:
     name = unicodedata.normalize("NFC", name)
     surname, _, number = name.rpartition("-")
     # Marks belong to the letter before them; Python's \w leaves them out.
-    kinds = [unicodedata.category(char)[0] for char in surname]
     letters = "".join(
-        "a" if kind in "LM" else char
-        for kind, char in zip(kinds, surname, strict=True)
+        "a" if unicodedata.category(char)[0] in "LM" else char
+        for char in surname
     )
     if name == PLACEHOLDER or (
         re.fullmatch(r"a+(?:[-'’ ]a+)*", letters)
@@ -51,8 +50,7 @@ def check_name(name: str) -> str:
         return name
     raise SubmissionError(
         f"{name[:60]!r} is not a surname, a hyphen and a matriculation "
-        f"number.\nGive it like this: --name {EXAMPLE}, or rename the "
-        f"notebook to {EXAMPLE}.ipynb."
+        f"number.\nGive it like this: --name {EXAMPLE}"
     )
 
 
@@ -60,9 +58,11 @@ def read_notebook(path: Path, name: str) -> NotebookNode:
     """Read a notebook in the current format (4), with the name put in.
 
     Raises:
-        SubmissionError: not a notebook.
+        SubmissionError: it is not there, or not a notebook.
         OSError: it cannot be read.
     """
+    if not path.is_file():
+        raise SubmissionError(f"There is no notebook {path}.")
     content = path.read_bytes()
     try:
         # Some Windows editors put a mark in front.
@@ -70,16 +70,14 @@ def read_notebook(path: Path, name: str) -> NotebookNode:
         for cell in nb.cells:
             # Careless programs leave out what the format demands.
             cell.setdefault("metadata", NotebookNode())
-            if cell.cell_type == "markdown":
-                cell.source = cell.source.replace(PLACEHOLDER, name)
-            elif cell.cell_type == "code":
+            if cell.cell_type == "code":
                 cell.setdefault("outputs", [])
                 cell.setdefault("execution_count", None)
-        if nb.nbformat != 4:
-            raise ValueError(f"format {nb.nbformat} is not known")
+            elif cell.cell_type == "markdown":
+                cell.source = cell.source.replace(PLACEHOLDER, name)
     # nbformat lets KeyError, AttributeError and others of its parts through.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise SubmissionError(
             f"{path.name} is not a valid notebook: {reason[:200]}\n"
             "Open it in Jupyter and save it again, or take an earlier copy."
@@ -116,15 +114,14 @@ def says_demo(nb: NotebookNode) -> bool:
 
 def cut(text: str) -> str:
     """Leave out the middle of a flood and say so; may be called again."""
-    if len(text) <= 2 * MAX_TEXT:
+    if len(text) <= 3 * HALF:
         return text
-    half = MAX_TEXT // 2
-    first, rest, number = text[:half], text[half:], 0
-    if earlier := LEFT_OUT.match(rest.lstrip("\n")):
-        number, rest = int(earlier[1].replace(",", "")), rest.split("]", 1)[1]
-    number += len(rest) - half
+    rest, number = text[HALF:], 0
+    if earlier := LEFT_OUT.match(rest, 1):
+        number, rest = int(earlier[1].replace(",", "")), rest[earlier.end() :]
+    number += len(rest) - HALF
     notice = f"\n[… {number:,} characters left out here …]\n"
-    return first + notice + rest[-half:]
+    return text[:HALF] + notice + rest[-HALF:]
 
 
 def left_out(nb: NotebookNode) -> list[str]:
@@ -147,29 +144,30 @@ def look_at(
     odd: dict[str, list[str]] = {}
     counts = []
     for index, cell in enumerate(nb.cells):
-        kinds = {out.output_type for out in cell.get("outputs", [])}
         if not is_code(cell):
             continue
+        kinds = {out.output_type for out in cell.outputs}
         if cell.execution_count is None and not kinds:
-            what = "not run"
-        elif "error" in kinds and not tagged(cell, "raises-exception"):
-            what = "ended with an error"
-        else:
-            lost = not kinds and SHOWS.search(cell.source)
-            what = "its output is lost" if lost else ""
-        counts += [cell.execution_count] * (what != "not run")
-        if what:
-            odd.setdefault(what, []).append(describe(nb, index))
-    if "not run" in odd and not counts:
+            odd.setdefault("not run", []).append(describe(nb, index))
+            continue
+        counts.append(cell.execution_count)
+        if "error" in kinds and not tagged(cell, "raises-exception"):
+            odd.setdefault("ended with an error", []).append(
+                describe(nb, index)
+            )
+        elif not kinds and SHOWS.search(cell.source):
+            odd.setdefault("its output is lost", []).append(
+                describe(nb, index)
+            )
+    if odd and not counts:
         raise SubmissionError(
             "No cell of the notebook was run: there is nothing to show.\n"
-            "In Jupyter: Run → Restart Kernel and Run All Cells, and save; "
-            "or leave out --no-execute."
+            "In Jupyter: Run → Restart Kernel and Run All Cells, and save."
         )
-    notes = []
-    for what, cells in odd.items():
-        more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
-        notes.append(f"{cells[0]}{more}: {what}")
+    notes = [
+        f"{what}: {', '.join(cells[:3])}" + " and others" * (len(cells) > 3)
+        for what, cells in odd.items()
+    ]
     if not outputs(nb):
         notes.append("no cell shows an output: were they stripped?")
     if counts != list(range(1, len(counts) + 1)):
@@ -193,13 +191,10 @@ def changed(
     for out in outputs(nb):
         ran_with |= out.get("metadata", {}).get("ran_with") or {}
     for name, file in sorted(files.items()):
-        now = hashlib.sha256(file.read_bytes()).hexdigest()
-        if ran_with.get(name, now) != now:
-            notes.append(f"{name} is not what the notebook ran with")
-        elif file.suffix == ".py" and file.stat().st_mtime > min(times):
-            if name not in ran_with:
-                notes.append(
-                    f"{name} is newer than the notebook or than its first "
-                    "results: were they made with it?"
-                )
+        newer = file.suffix == ".py" and file.stat().st_mtime > min(times)
+        if name in ran_with:
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            newer = digest != ran_with[name]
+        if newer:
+            notes.append(f"{name} is newer than the notebook's results")
     return notes

@@ -115,8 +115,10 @@ def find_files(
     waiting += [*matching(root, include), *named(source_code(nb), root)]
     while waiting:
         file = Path(os.path.normpath(waiting.pop()))
+        if not os.path.exists(file):  # nor if it is too long or odd
+            continue
         real = os.path.realpath(file)
-        if not os.path.exists(file) or real in seen:
+        if real in seen:
             continue
         # A notebook from elsewhere must not reach for private files.
         if not (file.is_relative_to(root) and root in Path(real).parents):

@@ -109,6 +109,8 @@ def run(
             the kernel died or did not start. The notebook holds what ran.
     """
     steps = [i for i, cell in enumerate(nb.cells) if is_code(cell)]
+    if not steps:
+        raise SubmissionError("The notebook has no code to run.")
     for index in steps:
         nb.cells[index].outputs = []
         nb.cells[index].execution_count = None
@@ -155,27 +157,27 @@ def kernel(
     """A kernel that does not outlive the block, however that ends."""
     manager = client.km  # nbclient forgets it when it ends
     # The kernel's own messages are of use only if it does not start.
-    with open(folder / ".kernel.log", "w+", errors="replace") as messages:
-        start = {"stdout": messages, "stderr": messages, "env": env}
+    log = folder / ".kernel.log"
+    try:
+        with log.open("w") as out:
+            start = {"stdout": out, "stderr": out, "env": env}
+            client.start_new_kernel(cwd=str(folder), **start)
         try:
-            try:
-                client.start_new_kernel(cwd=str(folder), **start)
-                client.start_new_kernel_client()
-            except RuntimeError as error:
-                messages.seek(0)
-                tail = messages.read()[-500:].strip()
-                raise SubmissionError(
-                    f"The Python kernel did not start: {tail or error}"
-                ) from error
-            with client.setup_kernel(cleanup_kc=True):
-                yield
-        finally:
-            # Stopped while the kernel starts, nbclient leaves it running;
-            # and workers that a cell started are in the kernel's group.
-            pid = getattr(manager.provisioner, "pid", None)
-            if pid and hasattr(os, "killpg"):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
+            client.start_new_kernel_client()
+        except RuntimeError as error:
+            tail = log.read_text(errors="replace")[-500:].strip()
+            raise SubmissionError(
+                f"The Python kernel did not start: {tail or error}"
+            ) from error
+        with client.setup_kernel(cleanup_kc=True):
+            yield
+    finally:
+        # Stopped while the kernel starts, nbclient leaves it running; and
+        # workers that a cell started are in the kernel's group.
+        pid = getattr(manager.provisioner, "pid", None)
+        if pid and hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
 
 
 def run_cell(
