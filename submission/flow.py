@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from submission.run import SILENT, run
 from typstpdf import TypstPDFExporter
 
 MOODLE_LIMIT = 20_000_000
-PICTURE = re.compile(r"(?i)figures/.+\.(png|jpe?g|svg|gif|webp|pdf)")
+PICTURE = re.compile(r"(?i)\.(png|jpe?g|svg|gif|webp|pdf)$")
 DEMO_BANNER = (
     "DEMO: computed from stand-in data, not from the real data set. "
     "This is not a submission."
@@ -60,7 +59,7 @@ def hand_in(
     notes += pack.not_found(nb, files)
     if execute:
         for note in notes:
-            print(f"Look at: {note}", file=sys.stderr)
+            print(f"Look at: {note}", flush=True)
     else:
         notes += notebook.look_at(nb, path.stat().st_mtime, files)
     with tempfile.TemporaryDirectory(
@@ -75,7 +74,7 @@ def hand_in(
             full_name = f"{name}-DEMO" if demo else name
             pdf, warnings = export(nb, name, folder, demo)
             members, left = pack.collect(folder, files, include)
-            figures = {m: members[m] for m in members if PICTURE.match(m)}
+            figures = {m: members[m] for m in members if m[:8] == "figures/"}
             members[f"{full_name}.pdf"] = pdf
             members[f"{full_name}.ipynb"] = notebook.written(nb)
             packed = pack.pack(members, date)
@@ -90,7 +89,10 @@ def hand_in(
                 kept = keep(nb, name, (output, project, Path.home()))
                 error.add_note(f"The notebook as far as it ran: {kept}")
             raise
-    drawn = len(figures.keys() - (files.keys() if execute else ()))
+    drawn = sum(
+        bool(PICTURE.search(m)) and not (execute and m in files)
+        for m in figures
+    )
     shown = sum("image/" in str(o.get("data")) for o in notebook.outputs(nb))
     if shown < drawn:
         notes.append(f"figures/ holds {drawn} pictures, the cells {shown}")

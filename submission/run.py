@@ -115,6 +115,8 @@ def run(
         nb.cells[index].outputs = []
         nb.cells[index].execution_count = None
     nb.metadata.pop("widgets", None)
+    # It speaks of tasks that end with the kernel.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     (folder / ".matplotlibrc").touch()
     startup = folder / ".ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
