@@ -147,18 +147,16 @@ def look_at(
         if not is_code(cell):
             continue
         kinds = {out.output_type for out in cell.outputs}
+        what = ""
         if cell.execution_count is None and not kinds:
-            odd.setdefault("not run", []).append(describe(nb, index))
-            continue
-        counts.append(cell.execution_count)
-        if "error" in kinds and not tagged(cell, "raises-exception"):
-            odd.setdefault("ended with an error", []).append(
-                describe(nb, index)
-            )
+            what = "not run"
+        elif "error" in kinds and not tagged(cell, "raises-exception"):
+            what = "ended with an error"
         elif not kinds and SHOWS.search(cell.source):
-            odd.setdefault("its output is lost", []).append(
-                describe(nb, index)
-            )
+            what = "its output is lost"
+        odd.setdefault(what, []).append(describe(nb, index))
+        if what != "not run":
+            counts.append(cell.execution_count)
     if odd and not counts:
         raise SubmissionError(
             "No cell of the notebook was run: there is nothing to show.\n"
@@ -167,6 +165,7 @@ def look_at(
     notes = [
         f"{what}: {', '.join(cells[:3])}" + " and others" * (len(cells) > 3)
         for what, cells in odd.items()
+        if what
     ]
     if not outputs(nb):
         notes.append("no cell shows an output: were they stripped?")

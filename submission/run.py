@@ -35,10 +35,7 @@ class Client(NotebookClient):
     demo = False
 
     def output(
-        self,
-        outs: list[NotebookNode],
-        msg: dict[str, Any],
-        *where: str | int | None,
+        self, outs: list[NotebookNode], msg: dict[str, Any], *where: object
     ) -> NotebookNode | None:
         """Take in one output; join at once what nbclient joins in the end."""
         content = msg["content"]
@@ -80,26 +77,21 @@ def environment(folder: Path, data: Path, demo: bool) -> dict[str, str]:
     """
     # PYTHONPATH and its like would run other code than is handed in.
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    return env | {
-        "DATA_DIR": os.path.abspath(os.environ.get("DATA_DIR") or data),
-        "DEMO": "1" if demo else os.environ.get("DEMO") or "auto",
-        # Text files are UTF-8 in every locale, and on Windows.
-        "PYTHONUTF8": "1",
-        # No start-up files, profile or matplotlibrc; figures are shown.
-        "IPYTHONDIR": str(folder / ".ipython"),
-        "MATPLOTLIBRC": str(folder / ".matplotlibrc"),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    }
+    env["DATA_DIR"] = os.path.abspath(os.environ.get("DATA_DIR") or data)
+    env["DEMO"] = "1" if demo else os.environ.get("DEMO") or "auto"
+    # Text files are UTF-8 in every locale, and on Windows.
+    env["PYTHONUTF8"] = "1"
+    # No start-up files, profile or matplotlibrc; figures are shown.
+    env["IPYTHONDIR"] = str(folder / ".ipython")
+    env["MATPLOTLIBRC"] = str(folder / ".matplotlibrc")
+    env["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    return env
 
 
 def run(
-    nb: NotebookNode,
-    folder: Path,
-    project: Path,
-    demo: bool,
-    timeout: int | None,
+    nb: NotebookNode, copy: Path, root: Path, demo: bool, timeout: int | None
 ) -> bool:
-    """Run all code cells in place, in a folder that is a copy of the project.
+    """Run all code cells in place, in a copy of the folder ``root``.
 
     Returns:
         Whether stand-ins were used: asked for, or a cell says so.
@@ -117,53 +109,45 @@ def run(
     nb.metadata.pop("widgets", None)
     # It speaks of tasks that end with the kernel.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
-    (folder / ".matplotlibrc").touch()
-    startup = folder / ".ipython" / "profile_default" / "startup"
+    (copy / ".matplotlibrc").touch()
+    startup = copy / ".ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     (startup / "plain_bars.py").write_text(PLAIN_BARS)
+    # Only this Python's own kernel: one that another installation left would
+    # lack the packages of this one.
+    specs = KernelSpecManager(kernel_dirs=[])
+    link = str(copy / ".kernel.json")
     manager = AsyncKernelManager(
-        # Only this Python's own kernel: one that another installation left
-        # would lack the packages of this one.
-        kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
-        connection_file=str(folder / ".kernel.json"),
-        log=SILENT,
+        kernel_spec_manager=specs, connection_file=link, log=SILENT
     )
-    client = Client(
-        nb,
-        km=manager,
-        timeout=timeout,
-        record_timing=False,
-        coalesce_streams=False,
-        store_widget_state=False,
-        iopub_timeout=60,
-        log=SILENT,
-    )
+    client = Client(nb, km=manager, timeout=timeout, log=SILENT)
+    client.iopub_timeout = 60
+    client.record_timing = client.coalesce_streams = False
+    client.store_widget_state = False
     demo = demo or os.environ.get("DEMO", "") not in ("", "0", "auto")
-    env = environment(folder, project / "data", demo)
+    env = environment(copy, root / "data", demo)
     bar = "{desc} [{elapsed}] {postfix}"
     with (
-        kernel(client, folder, env),
+        kernel(client, copy, env),
         tqdm(steps, disable=None, leave=False, bar_format=bar) as client.bar,
     ):
         for number, index in enumerate(client.bar, 1):
             where = f"{number}/{len(steps)}  {describe(nb, index)}"
             client.bar.set_description_str(where)
-            run_cell(client, index, number, folder, project)
+            run_cell(client, index, number, copy, root)
     return demo or client.demo
 
 
 @contextlib.contextmanager
-def kernel(
-    client: Client, folder: Path, env: dict[str, str]
-) -> Iterator[None]:
+def kernel(client: Client, copy: Path, env: dict[str, str]) -> Iterator[None]:
     """A kernel that does not outlive the block, however that ends."""
     manager = client.km  # nbclient forgets it when it ends
     # The kernel's own messages are of use only if it does not start.
-    log = folder / ".kernel.log"
+    log = copy / ".kernel.log"
     try:
         with log.open("w") as out:
             start = {"stdout": out, "stderr": out, "env": env}
-            client.start_new_kernel(cwd=str(folder), **start)
+            client.start_new_kernel(cwd=str(copy), **start)
         try:
             client.start_new_kernel_client()
         except RuntimeError as error:
@@ -183,7 +167,7 @@ def kernel(
 
 
 def run_cell(
-    client: Client, index: int, number: int, folder: Path, project: Path
+    client: Client, index: int, number: int, copy: Path, root: Path
 ) -> None:
     """Run one cell; say in the student's words how it failed."""
     # Only a kernel that has run everything ends in its own good time.
@@ -197,12 +181,10 @@ def run_cell(
         text = f"{error.ename}: {' '.join(error.evalue.split())}"
         what = f"failed: {text[:600]}\nThe notebook ran in a copy of its "
         what += "folder, with only the files that the ZIP will hold."
-        what += missing_files(f"{text}\n{cell.source}", project, folder)
+        what += missing_files(f"{text}\n{cell.source}", root, copy)
     except exceptions.CellTimeoutError:
         what = f"ran longer than --timeout {client.timeout} seconds."
     except exceptions.DeadKernelError:
-        what = (
-            "ended with its Python process killed, perhaps for want of "
-            "memory.\nTry smaller batches, or close other programs."
-        )
+        what = "ended with its Python process killed, perhaps for want of "
+        what += "memory.\nTry smaller batches, or close other programs."
     raise SubmissionError(f"{describe(client.nb, index)} {what}")
