@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+import warnings
 from pathlib import Path
 from types import FrameType
 
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in filter(None, (sys.stdout, sys.stderr)):
         # It may not know every letter of a heading.
         stream.reconfigure(errors="backslashreplace")
+    warnings.simplefilter("ignore")  # of libraries, to their callers
     args = vars(arguments(argv))
     for number in SIGNALS:
         signal.signal(number, stop)

@@ -1,7 +1,6 @@
 """Which files belong to a notebook, and the ZIP that holds them."""
 
 import contextlib
-import glob
 import importlib.util
 import io
 import os
@@ -12,6 +11,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from html import unescape
 from pathlib import Path
 from urllib.parse import unquote
@@ -94,8 +94,15 @@ def pictures(nb: NotebookNode) -> list[str]:
 
 def matching(root: Path, patterns: Sequence[str]) -> list[Path]:
     """The files and folders that ``--include`` names."""
-    found = (glob.iglob(p, root_dir=root, recursive=True) for p in patterns)
-    return [root / name for names in found for name in names]
+    # "points[1].csv" is a name first.
+    found = [root / p for p in patterns if os.path.lexists(root / p)]
+    for place, folders, files in os.walk(root):
+        folders[:] = [f for f in folders if not LITTER.fullmatch(f)]
+        paths = [Path(place, f) for f in files if not LITTER.fullmatch(f)]
+        for path in paths:
+            name = path.relative_to(root).as_posix()
+            found += [path] * any(fnmatchcase(name, p) for p in patterns)
+    return found
 
 
 def find_files(
@@ -129,6 +136,8 @@ def find_files(
             waiting += [f for f in inside if not LITTER.fullmatch(f.name)]
         elif os.path.isfile(file) and not result.fullmatch(file.name):
             member = file.relative_to(root).as_posix()
+            # A ZIP holds only names that are text.
+            member = member.encode(errors="replace").decode()
             if member not in files and file.suffix in (".py", ".ipynb"):
                 waiting += named_in(file, root)
             files[member] = file
@@ -155,7 +164,6 @@ def collect(
         parts = file.relative_to(folder).parts
         if any(map(LITTER.fullmatch, parts)):
             continue
-        # A ZIP holds only names that are text.
         member = "/".join(parts).encode(errors="replace").decode()
         if member in files or not chosen.isdisjoint([file, *file.parents]):
             members[member] = file.read_bytes()
@@ -177,15 +185,13 @@ def missing_files(text: str, project: Path, folder: Path) -> str:
     text = text.replace(f"{folder}{os.sep}", "")
     names = re.findall(r"['\"]([^'\"\n]+)['\"]", text) + text.split()
     for module in re.findall(r"No module named '(\w+)", text):
-        found = glob.iglob(
-            f"**/{module}.py", root_dir=project, recursive=True
-        )
-        names += found
+        found = matching(project, [f"*/{module}.py"])
+        names += [os.path.relpath(path, project) for path in found]
     hint = ""
     for name in dict.fromkeys(map(os.path.normpath, names)):
         here = os.path.exists(project / name) and name[0] not in "./~"
         if here and not os.path.exists(folder / name):
-            option = shlex.quote(glob.escape(name))
+            option = shlex.quote(name)
             hint += f" {name} is not among them: --include {option}"
     return hint
 
