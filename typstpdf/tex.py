@@ -25,13 +25,10 @@ KNOWN = tomllib.loads(
     Path(__file__).with_name("mathjax.toml").read_text(encoding="utf-8")
 )
 # Commands that pandoc sets, with so many arguments.
-ARGUMENTS = {"frac": 2, "binom": 2} | dict.fromkeys(
-    "sqrt hat widehat tilde widetilde bar vec dot ddot dddot ddddot acute"
-    " grave check breve overline underline overbrace underbrace overbracket"
-    " mathrm mathbf mathit mathbb mathsf mathtt mathfrak mathcal boldsymbol"
-    " mathbfcal mathbfit symbf mathup Vec Dot underbar widecheck".split(),
-    1,
-)
+for pairs in ("arguments", "signs", "arrows"):
+    words = KNOWN[pairs].split()
+    KNOWN[pairs] = dict(zip(words[::2], words[1::2], strict=True))
+ARGUMENTS = {name: int(n) for name, n in KNOWN["arguments"].items()}
 # Between numerator and denominator: delimiters, and whether there is a line.
 FRACTIONS = {
     "\\over": ("", "", True),
@@ -52,15 +49,17 @@ DELIMITED = {
     "rcases": ("", "\\}"),
     "drcases": ("", "\\}"),
 }
-NUMBERED = set("equation align eqnarray flalign alignat gather multline".split())
-PAIRS = set("align aligned split eqnarray flalign alignat alignedat".split())
+NUMBERED = {"equation", "align", "eqnarray", "flalign", "alignat", "gather"}
+NUMBERED |= {"multline"}
+PAIRS = {"align", "aligned", "split", "eqnarray", "flalign", "alignat"}
+PAIRS |= {"alignedat"}
 DISPLAYED = NUMBERED | PAIRS | {"gathered", "multlined", "dcases", "drcases"}
 DISPLAYED |= {"displaymath", "math", "subequations"}
 SMALL = {"smallmatrix", "substack", "subarray"}
 ENVIRONMENTS = DISPLAYED | SMALL | set(DELIMITED) | {"array", "matrix"}
-DEFINITIONS = set(
-    "\\newcommand \\renewcommand \\providecommand \\def \\gdef \\edef \\xdef"
-    " \\let \\DeclareMathOperator \\newenvironment \\renewenvironment".split()
+DEFINITIONS = re.compile(
+    r"\\((re)?newcommand|providecommand|[gex]?def|let|DeclareMathOperator"
+    r"|(re)?newenvironment)"
 )
 UNITS = {
     "ex": (0.43, "em"),
@@ -74,7 +73,7 @@ LENGTH = re.compile(
 )
 BIG = re.compile(r"\\(big|Big|bigg|Bigg)([lrm]?)")
 BIG_SIZES = {"big": 1.2, "Big": 1.8, "bigg": 2.4, "Bigg": 3}
-BIG_CLASS = {"l": "opening", "r": "closing", "m": "relation", "": "normal"}
+BIG_CLASS = {"l": "opening", "r": "closing", "m": "relation"}
 TOKEN = re.compile(
     r"(\\[A-Za-z]+)\s*|(\\.|#\d)|%[^\n]*\n?\s*|(\s)\s*|(.)", re.DOTALL
 )
@@ -85,14 +84,30 @@ FORBIDDEN = re.compile(
 FIRST, LAST = 0xE000, 0xF8FF
 # Typst keeps blanks beside a bar.
 BAR = re.compile(r" *(\\\|) *")
-ROOT = str.maketrans({"√": "\\√", "∛": "\\∛", "∜": "\\∜"})
+# Signs that Typst would take for more than themselves.
+SIGN = re.compile(r"(?<!\\)([{}√∛∜])")
+# Names that pandoc 3.9 writes and Typst 0.15 dropped.
+DROPPED = {
+    "sect.double": "⋒",
+    "sect.big": "⋂",
+    "sect.sq": "⊓",
+    "sect": "∩",
+    "times.circle.big": "⨂",
+    "times.circle": "⊗",
+    "dot.circle.big": "⨀",
+    "dot.circle": "⊙",
+    "minus.circle": "⊖",
+    "dash.circle": "⊝",
+}
+NAME = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, DROPPED))})\b")
 CHEMISTRY = re.compile(
     r"(?P<arrow><=>>?|<->|->|<-|=)(\[(?P<over>[^]]*)\])?"
     r"(\[(?P<under>[^]]*)\])?"
     r"|(?<=[A-Za-z)\]}])(?P<count>\d+)|\^(?P<up>\{[^}]*\}|\d*[-+]?)"
     r"|_(?P<down>\{[^}]*\}|\w)"
     r"|(?<=[A-Za-z\d)\]}])(?P<charge>[-+])(?![A-Za-z\d(])"
-    r"|(?P<word>[A-Za-z]+)|(?P<tex>\$[^$]*\$|\\[A-Za-z]+)"
+    r"|(?<=\s)(?P<falls>v)(?!\S)|(?P<word>[A-Za-z]+)"
+    r"|(?P<tex>\$[^$]*\$|\\[A-Za-z]+)"
     r"|(?P<dot>[*.])|(?P<gap>\s+)|(?P<other>.)"
 )
 REACTIONS = {
@@ -142,7 +157,8 @@ class Macro:
 
 def tokens_of(tex: str) -> list[str]:
     """TeX as commands and characters, without comments."""
-    found = (m[1] or m[2] or m[3] and " " or m[4] for m in TOKEN.finditer(tex))
+    found = TOKEN.finditer(tex)
+    found = (m[1] or m[2] or (m[3] and " ") or m[4] for m in found)
     return [token for token in found if token]
 
 
@@ -188,6 +204,7 @@ def star(todo: list[str]) -> bool:
 
 
 def group(tokens: list[str]) -> list[str]:
+    """Tokens in braces."""
     return ["{", *tokens, "}"]
 
 
@@ -238,7 +255,7 @@ class Book:
                 return done
             token = todo.pop()
             body = [token]
-            if token in DEFINITIONS:
+            if DEFINITIONS.fullmatch(token):
                 self._define(token, todo)
                 continue
             if token in ("\\begin", "\\end"):
@@ -319,8 +336,9 @@ class Reader:
         number: what stands at the right margin.
     """
 
-    def __init__(self, book: Book, tex: str) -> None:
+    def __init__(self, book: Book, tex: str, block: bool) -> None:
         self.book = book
+        self.top = int(block)
         self.parts: list[tuple[str, list[str]]] = []
         self.pieces: set[str] = set()
         self.number = self.tag = ""
@@ -389,15 +407,15 @@ class Reader:
         self.depth -= 1
         return "".join(out)
 
-    def _next(self, todo: list[str], out: list[str]) -> str:  # noqa: C901, PLR0911, PLR0912
+    def _next(self, todo: list[str], out: list[str]) -> str:
         """Rewrite the next command; `out` is what stands before it."""
         token = todo.pop()
         name = token[1:]
         if token == "{":
             todo.append(token)
-            return f"{{{self.convert(argument(todo))}}}"
+            return self.group(todo)
         if token in ("^", "_"):
-            return f"{token}{{{self.convert(argument(todo))}}}"
+            return f"{token}{self.group(todo)}"
         if token in KNOWN["spaces"]:
             return self.part(f"#h({KNOWN['spaces'][token]}em);")
         if token in ("\\&", '"'):
@@ -407,21 +425,25 @@ class Reader:
             return self.part(f"#math.class({literal(kind)}, $\\‖$);")
         if found := BIG.fullmatch(token):
             size, sign = BIG_SIZES[found[1]], self.delimiter(todo)
-            kind = literal(BIG_CLASS[found[2]])
             call = f"math.lr(size: {size}em, ${sign}$)"
-            return self.part(f"#math.class({kind}, {call});")
+            if found[2]:
+                call = f"math.class({literal(BIG_CLASS[found[2]])}, {call})"
+            return self.part(f"#{call};")
         if len(token) == 1 or not name.isalpha():
             return token
         if name in ARGUMENTS:
             index = option(todo) if name == "sqrt" else None
             index = "" if index is None else f"[{self.convert(index)}]"
-            inner = [argument(todo) for _ in range(ARGUMENTS[name])]
-            inner = [f"{{{self.convert(tokens)}}}" for tokens in inner]
+            inner = [self.group(todo) for _ in range(ARGUMENTS[name])]
             return f"{token}{index}{''.join(inner)}"
         if template := KNOWN["typst"].get(name):
             option(todo)
             count = 1 + int(max(re.findall(r"\{(\d)\}", template)))
-            return self.part(template, *[argument(todo) for _ in range(count)])
+            return self.part(
+                template, *[argument(todo) for _ in range(count)]
+            )
+        if name == "displaystyle" and self.depth == self.top:
+            return self.convert(rest(todo))
         if name in KNOWN["styles"]:
             return self.part(KNOWN["styles"][name], rest(todo))
         if name in KNOWN["texts"]:
@@ -438,11 +460,18 @@ class Reader:
             call = "limits" if name == "limits" else "scripts"
             base = out.pop() if out else ""
             return self.part(f"#math.{call}(${{0}}$);", [base])
-        rewrite = getattr(self, f"do_{name}", None)
+        rewrite = getattr(self, f"_do_{name}", None)
         return rewrite(todo) if rewrite else f"{token} "
 
-    def fraction(self, sign, above, below) -> str:
-        """``a \\over b`` and its like."""
+    def group(self, todo: list[str]) -> str:
+        """An argument in braces; what nests deep would take pandoc hours."""
+        inner = argument(todo)
+        if self.depth < 6:
+            return f"{{{self.convert(inner)}}}"
+        return f"{{{self.part('#${0}$;', inner)}}}"
+
+    def fraction(self, sign: str, above: list[str], below: list[str]) -> str:
+        r"""``a \over b`` and its like."""
         start, end, line = FRACTIONS[sign]
         if sign == "\\above":
             todo = below[::-1]
@@ -450,7 +479,14 @@ class Reader:
             below = todo[::-1]
         return self.stack(above, below, start, end, line)
 
-    def stack(self, above, below, start="", end="", line=True) -> str:
+    def stack(
+        self,
+        above: list[str],
+        below: list[str],
+        start: str,
+        end: str,
+        line: bool,
+    ) -> str:
         """One above the other."""
         call = "math.frac(${0}$, ${1}$)"
         if not line:
@@ -460,7 +496,7 @@ class Reader:
         return self.part(f"#{call};", above, below)
 
     def delimiter(self, todo: list[str]) -> str:
-        """The sign behind ``\\left`` and its like."""
+        r"""The sign behind ``\left`` and its like."""
         skip(todo)
         token = todo.pop()
         if token not in KNOWN["delimiters"]:
@@ -488,17 +524,19 @@ class Reader:
             if len(token) == 1 and token != "$":
                 said += {"~": "\xa0", "{": "", "}": ""}.get(token, token)
                 continue
-            if token != "$" and token[1] in "_%#&{}$ ":
-                said += token[1]
+            if token != "$" and token[1] in "_%#&{}$ \\":
+                said += token[1].replace("\\", " ")
                 continue
             if said:
                 text = f"#math.{alphabet}(${literal(said)}$);"
                 out.append(self.part(text if alphabet else literal(said)))
                 said = ""
             if token in ("$", "\\("):
-                found = split(todo[::-1], "$", "\\)")
-                out.append(f"{{{self.convert(found[0])}}}")
-                del todo[len(todo) - len(found[0]) - 1 :]
+                inner = []
+                while todo[-1] not in ("$", "\\)"):
+                    inner.append(todo.pop())
+                todo.pop()
+                out.append(f"{{{self.convert(inner)}}}")
             elif token[1:] in KNOWN["texts"]:
                 own = KNOWN["texts"][token[1:]] or alphabet
                 out.append(self.words(argument(todo), own))
@@ -521,34 +559,35 @@ class Reader:
         parts = found[:3] if isinstance(found, tuple) else (0, 0, 0)
         return f"rgb({', '.join(f'{100 * part:.4g}%' for part in parts)})"
 
-    def do_textcolor(self, todo: list[str]) -> str:
+    def _do_textcolor(self, todo: list[str]) -> str:
         call = f"#text(fill: {self.colour(todo)}, ${{0}}$);"
         return self.part(call, argument(todo))
 
-    def do_color(self, todo: list[str]) -> str:
+    def _do_color(self, todo: list[str]) -> str:
         """Of the group behind it (MathJax 2), or of all that follows."""
         call = f"#text(fill: {self.colour(todo)}, ${{0}}$);"
-        return self.part(call, argument(todo) if skip(todo) == "{" else rest(todo))
+        own = skip(todo) == "{"
+        return self.part(call, argument(todo) if own else rest(todo))
 
-    def do_style(self, todo: list[str]) -> str:
+    def _do_style(self, todo: list[str]) -> str:
         """CSS, of which only the colour is set."""
         found = re.search("(?i)color *: *([^;]+)", plain(argument(todo)))
         todo += group([*(found[1] if found else "black")])[::-1]
-        return self.do_textcolor(todo)
+        return self._do_textcolor(todo)
 
-    def do_colorbox(self, todo: list[str], stroke: str = "none") -> str:
+    def _do_colorbox(self, todo: list[str], stroke: str = "none") -> str:
         box = f"#box(stroke: {stroke}, fill: {self.colour(todo)}"
         box = f"{box}, inset: 3pt, baseline: 3pt, ${{0}}$);"
         return self.part(box, ["\\text", *group(argument(todo))])
 
-    def do_fcolorbox(self, todo: list[str]) -> str:
-        return self.do_colorbox(todo, self.colour(todo))
+    def _do_fcolorbox(self, todo: list[str]) -> str:
+        return self._do_colorbox(todo, self.colour(todo))
 
-    def do_bbox(self, todo: list[str]) -> str:
+    def _do_bbox(self, todo: list[str]) -> str:
         option(todo)
         return self.convert(group(argument(todo)))
 
-    def do_enclose(self, todo: list[str]) -> str:
+    def _do_enclose(self, todo: list[str]) -> str:
         kind = plain(argument(todo))
         option(todo)
         box = "box(stroke: 0.5pt, inset: 3pt, baseline: 3pt, radius: {}, $"
@@ -556,34 +595,34 @@ class Reader:
         box = "math.cancel($" if "strike" in kind else box
         return self.part(f"#{box}{{0}}$);", argument(todo))
 
-    def do_left(self, todo: list[str]) -> str:
+    def _do_left(self, todo: list[str]) -> str:
         todo.append("\\left")
         inner = enclosed(todo, "\\left", "\\right")[::-1]
         start, end = self.delimiter(inner), self.delimiter(todo)
         return self.part(f"#math.lr(${start} {{0}} {end}$);", inner[::-1])
 
-    def do_middle(self, todo: list[str]) -> str:
+    def _do_middle(self, todo: list[str]) -> str:
         return self.part(f"#math.mid(${self.delimiter(todo)}$);")
 
-    def do_hspace(self, todo: list[str]) -> str:
+    def _do_hspace(self, todo: list[str]) -> str:
         star(todo)
         return self.part(f"#h({self.length(todo)});")
 
-    do_kern = do_hskip = do_mskip = do_mkern = do_mspace = do_hspace
+    _do_kern = _do_hskip = _do_mskip = _do_mkern = _do_mspace = _do_hspace
 
-    def do_raise(self, todo: list[str], sign: str = "-") -> str:
+    def _do_raise(self, todo: list[str], sign: str = "-") -> str:
         move = f"#box(move(dy: {sign}({self.length(todo)}), ${{0}}$));"
         return self.part(move, argument(todo))
 
-    def do_lower(self, todo: list[str]) -> str:
-        return self.do_raise(todo, "")
+    def _do_lower(self, todo: list[str]) -> str:
+        return self._do_raise(todo, "")
 
-    def do_rule(self, todo: list[str]) -> str:
+    def _do_rule(self, todo: list[str]) -> str:
         option(todo)
         size = f"width: {self.length(todo)}, height: {self.length(todo)}"
         return self.part(f"#box({size}, fill: black);")
 
-    def do_operatorname(self, todo: list[str]) -> str:
+    def _do_operatorname(self, todo: list[str]) -> str:
         limits = str(star(todo)).lower()
         name = argument(todo)
         words = "".join(name).replace(" ", "")
@@ -593,53 +632,55 @@ class Reader:
         call = f"#math.op({body}, limits: {limits});"
         return self.part(call, name) if name is not None else self.part(call)
 
-    def do_genfrac(self, todo: list[str]) -> str:
+    def _do_genfrac(self, todo: list[str]) -> str:
         start, end, width, _ = (argument(todo) for _ in range(4))
         ends = [self.delimiter(sign) if sign else "" for sign in (start, end)]
         line = not plain(width).startswith("0")
         return self.stack(argument(todo), argument(todo), *ends, line)
 
-    def do_not(self, todo: list[str]) -> str:
+    def _do_not(self, todo: list[str]) -> str:
         sign = argument(todo)
         if sign in (["="], ["<"], [">"], ["\\in"], ["\\equiv"], ["\\sim"]):
             return f"\\not{sign[0]} "
         strike = '#math.class("relation", math.cancel(${0}$));'
         return self.part(strike, sign)
 
-    def do_unicode(self, todo: list[str]) -> str:
+    def _do_unicode(self, todo: list[str]) -> str:
         option(todo)
-        code = re.fullmatch("x([0-9A-Fa-f]{1,5})|([0-9]{1,6})", plain(argument(todo)))
+        digits = plain(argument(todo))
+        code = re.fullmatch("x([0-9A-Fa-f]{1,5})|([0-9]{1,6})", digits)
         if not code:
             raise CannotSetError("no character")
         sign = chr(int(code[1], 16) if code[1] else int(code[2]))
         return self.part(literal(FORBIDDEN.sub("\ufffd", sign)))
 
-    def do_verb(self, todo: list[str]) -> str:
+    def _do_verb(self, todo: list[str]) -> str:
         end, words = todo.pop(), ""
         while todo[-1] != end:
             words += todo.pop()
         todo.pop()
         return self.part(f"#math.mono(${literal(words)}$);")
 
-    def do_ce(self, todo: list[str]) -> str:
+    def _do_ce(self, todo: list[str]) -> str:
         """A chemical formula (mhchem)."""
-        return self.convert(tokens_of(chemistry("".join(argument(todo)))))
+        tex = chemistry("".join(argument(todo)))
+        return "{{}" + self.convert(tokens_of(tex)) + "}"
 
-    def do_tag(self, todo: list[str]) -> str:
+    def _do_tag(self, todo: list[str]) -> str:
         starred = star(todo)
         self.tag = plain(argument(todo))
         self.number = self.tag if starred else f"({self.tag})"
         return self.named()
 
-    def do_label(self, todo: list[str]) -> str:
+    def _do_label(self, todo: list[str]) -> str:
         self.names.append(plain(argument(todo)))
         return self.named()
 
-    def do_notag(self, todo: list[str]) -> str:
+    def _do_notag(self, todo: list[str]) -> str:
         self.number = self.tag = "-"
         return ""
 
-    do_nonumber = do_notag
+    _do_nonumber = _do_notag
 
     def named(self) -> str:
         """Let labels mean the number beside them; prints nothing."""
@@ -647,17 +688,17 @@ class Reader:
             self.book.labels |= dict.fromkeys(self.names, self.tag)
         return ""
 
-    def do_eqref(self, todo: list[str]) -> str:
+    def _do_eqref(self, todo: list[str]) -> str:
         """A number, which may come later in the notebook."""
         return self.part(f"ref({plain(argument(todo))}")
 
-    def do_ref(self, todo: list[str]) -> str:
+    def _do_ref(self, todo: list[str]) -> str:
         return self.part(f"ref {plain(argument(todo))}")
 
-    def do_substack(self, todo: list[str]) -> str:
+    def _do_substack(self, todo: list[str]) -> str:
         return self.table("substack", argument(todo))
 
-    def do_begin(self, todo: list[str]) -> str:
+    def _do_begin(self, todo: list[str]) -> str:
         name = plain(argument(todo))
         todo.append("\\begin")
         inner = enclosed(todo, "\\begin", "\\end")
@@ -675,7 +716,11 @@ class Reader:
         if name in ("array", "subarray", "alignat", "alignedat"):
             spec = plain(argument(todo))
         cells, numbers, lines = [], [], []
-        for row in split(todo[::-1], "\\\\"):
+        rows = split(todo[::-1], "\\\\")
+        single = name in DISPLAYED - set(DELIMITED) and not any(
+            token != " " for row in rows[1:] for token in row
+        )
+        for row in rows:
             row = row[::-1]
             if cells and row and row[-1] in "*[":
                 star(row)
@@ -687,7 +732,9 @@ class Reader:
                 continue
             if name in NUMBERED:
                 self.number, self.tag, self.names = "", "", []
-            cells.append(self._row(name, spec, split(row[::-1], "&")))
+            row = split(row[::-1], "&")
+            line = self._line if single else self._row
+            cells.append(line(name, spec, row))
             if name in NUMBERED and self.names and not (self.tag or starred):
                 self.book.last += 1
                 self.tag = str(self.book.last)
@@ -695,26 +742,40 @@ class Reader:
                 self.named()
             numbers.append(self.number.strip("-"))
         if name in NUMBERED:
-            self.number = numbers[0] if len(cells) == 1 else ""
+            self.number = "".join(numbers) if len(cells) < 2 else ""
             if len(cells) > 1 and any(numbers):
                 wide = max(map(len, cells))
                 for row, number in zip(cells, numbers, strict=True):
                     row += [""] * (wide - len(row))
                     row.append(self.part(literal(number)))
-        if len(cells) == 1 and len(cells[0]) == 1 and name in DISPLAYED - set(DELIMITED):
-            return cells[0][0]
+        if single:
+            return "".join(cell for row in cells for cell in row)
         return self._matrix(name, cells, spec, lines)
+
+    def _line(self, name: str, spec: str, row: list[list[str]]) -> list[str]:
+        """A row that stands alone, and may be broken into lines."""
+        tokens = []
+        for number, cell in enumerate(row):
+            gap = name != "eqnarray" and number and number % 2 == 0
+            tokens += (["\\qquad"] if gap and not spec else []) + cell
+        if self.depth != self.top:
+            return [self.part("#math.display(${0}$);", tokens)]
+        self.top += 1
+        return [self.convert(tokens)]
 
     def _row(self, name: str, spec: str, row: list[list[str]]) -> list[str]:
         """A row's cells, with the points at which they are aligned."""
-        if name == "eqnarray" and len(row) > 2:  # noqa: PLR2004
+        if name == "eqnarray" and len(row) > 2:
             row = [row[0], row[1] + row[2]]
-        style = "#math.display(${0}$);" if name in DISPLAYED else "{0}"
+        # Typst would make a matrix smaller than its line.
+        style = "display" if name in DISPLAYED else "inline"
+        style = "script" if name in SMALL else style
+        style = f"#math.{style}(${{0}}$);"
         done = [self.part(style, cell) if cell else "" for cell in row]
         if name in PAIRS:
             pairs = zip(done[::2], [*done[1::2], ""], strict=False)
             return [self.part("&").join(pair) for pair in pairs]
-        columns = re.findall("[lcr]", spec) if name in ("array", "subarray") else []
+        columns = re.findall("[lcr]", spec)
         columns = ["l"] * len(done) if "cases" in name else columns
         for number, side in enumerate(columns[: len(done)]):
             if side != "c":
@@ -723,7 +784,9 @@ class Reader:
                 done[number] = point + cell if side == "l" else cell + point
         return done
 
-    def _matrix(self, name, cells, spec, lines) -> str:
+    def _matrix(
+        self, name: str, cells: list[list[str]], spec: str, lines: list[int]
+    ) -> str:
         """Rows of cells as Typst's matrix, with the rules of an array."""
         gaps = ("0.4em", "0.2em") if name in SMALL else ("1em", "0.4em")
         gaps = ("2em", "0.5em") if name in PAIRS else gaps
@@ -736,7 +799,10 @@ class Reader:
         edges |= {"top": 0 in lines, "bottom": len(cells) in lines}
         rules = [
             f"{kind}: ({', '.join(map(str, inside))},)"
-            for kind, found, end in (("vline", bars, wide), ("hline", lines, len(cells)))
+            for kind, found, end in (
+                ("vline", bars, wide),
+                ("hline", lines, len(cells)),
+            )
             if (inside := [n for n in found if 0 < n < end])
         ]
         if rules:
@@ -747,11 +813,11 @@ class Reader:
             call += f", ({''.join(places)})"
             texs += row
         call += ")"
-        if name in SMALL and name == "smallmatrix":
-            call = f"text(size: 0.7em, $#{call};$)"
         if name == "array" and any(edges.values()):
-            sides = ", ".join(f"{side}: 0.5pt" for side, on in edges.items() if on)
-            call = f"box(stroke: ({sides}), inset: 3pt, baseline: 3pt, ${'#' + call};$)"
+            sides = [f"{side}: 0.5pt" for side, on in edges.items() if on]
+            sides = ", ".join(sides)
+            box = f"box(stroke: ({sides}), inset: 3pt, baseline: 3pt"
+            call = f"{box}, math.display({call}))"
         start, end = DELIMITED.get(name, ("", ""))
         if start or end:
             call = f"math.lr(${start} #{call}; {end}$)"
@@ -779,6 +845,8 @@ def chemistry(source: str) -> str:
             out.append(f"_{{{(m['count'] or m['down']).strip('{}')}}}")
         elif m["up"] or m["charge"]:
             out.append(f"^{{{(m['up'] or m['charge']).strip('{}')}}}")
+        elif m["falls"]:
+            out.append("\\downarrow ")
         elif m["word"]:
             out.append(f"\\mathrm{{{m['word']}}}")
         elif m["tex"]:
@@ -817,7 +885,8 @@ def write(pieces: Sequence[str]) -> dict[str, str | None]:
 
 def corrected(typst: str) -> str:
     """What pandoc wrote, without what Typst takes for something else."""
-    return BAR.sub(r"\1", typst).translate(ROOT)
+    typst = SIGN.sub(r"\\\1", BAR.sub(r"\1", typst))
+    return NAME.sub(lambda m: DROPPED[m[1]], typst)
 
 
 def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
@@ -831,7 +900,8 @@ def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
     for formula in done:
         try:
             tex = FORBIDDEN.sub("\ufffd", formula.tex)
-            readers.append((formula, Reader(book, tex)))
+            reader = Reader(book, tex, formula.block)
+            readers.append((formula, reader))
         except CANNOT:
             continue
     pieces = {tex for _, reader in readers for tex in reader.pieces if tex}
