@@ -263,7 +263,7 @@ def visible(html: str) -> bool:
 
 def printed(where: str, kind: str, text: str) -> Part:
     """An output of plain text, as a terminal would leave it."""
-    if re.search("[\r\b]|\x1b\\[", text):
+    if re.search("[\r\b\x1b]", text):
         text = terminal(text)
     text = OBJECT.sub("", text.rstrip())
     return Part(where, kind, shorten(text, MAX_PRINTED))

@@ -86,6 +86,20 @@ FIRST, LAST = 0xE000, 0xF8FF
 BAR = re.compile(r" *(\\\|) *")
 # Signs that Typst would take for more than themselves.
 SIGN = re.compile(r"(?<!\\)([{}√∛∜])")
+# Names that pandoc 3.9 writes and Typst 0.15 dropped.
+DROPPED = {
+    "sect.double": "⋒",
+    "sect.big": "⋂",
+    "sect.sq": "⊓",
+    "sect": "∩",
+    "times.circle.big": "⨂",
+    "times.circle": "⊗",
+    "dot.circle.big": "⨀",
+    "dot.circle": "⊙",
+    "minus.circle": "⊖",
+    "dash.circle": "⊝",
+}
+NAME = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, DROPPED))})\b")
 CHEMISTRY = re.compile(
     r"(?P<arrow><=>>?|<->|->|<-|=)(\[(?P<over>[^]]*)\])?"
     r"(\[(?P<under>[^]]*)\])?"
@@ -871,7 +885,8 @@ def write(pieces: Sequence[str]) -> dict[str, str | None]:
 
 def corrected(typst: str) -> str:
     """What pandoc wrote, without what Typst takes for something else."""
-    return SIGN.sub(r"\\\1", BAR.sub(r"\1", typst))
+    typst = SIGN.sub(r"\\\1", BAR.sub(r"\1", typst))
+    return NAME.sub(lambda m: DROPPED[m[1]], typst)
 
 
 def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:

@@ -29,6 +29,7 @@ BREAK = re.compile(
 )
 BLANK = re.compile(r"[ \t\n\r\f]+")
 FOREIGN = re.compile(r"(?s)<foreignObject\b([^>]*)>(.*?)</foreignObject>")
+BARE = re.compile(r'"(?:\\.|[^"\\])*"|.')
 PAGES = ("always", "page", "left", "right", "recto", "verso")
 MEDIA = ("iframe", "embed", "object", "video", "audio", "canvas")
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -106,7 +107,7 @@ def length(value: str) -> Typst | None:
     if not found or not float(found[1]):
         return None
     number, unit = float(found[1]), found[2] or "px"
-    number *= {"px": 0.75, "em": 10.5, "rem": 10.5}.get(unit, 1)
+    number *= {"px": 0.75, "em": 10, "rem": 10}.get(unit, 1)
     units = {"px": "pt", "em": "pt", "rem": "pt", "vw": "%"}
     return Typst(f"{number:g}{units.get(unit, unit)}")
 
@@ -152,6 +153,7 @@ class Writer:
         self.formulas = formulas
         self.anchors = anchors
         self.refused = refused
+        self.signs = refused.signs
         self.pictures: dict[str, bytes] = {}
         self.warnings: dict[str, None] = {}
         self.where = "the title"
@@ -186,12 +188,10 @@ class Writer:
 
     def spell(self, source: str) -> str:
         """Replace the signs that no font has, which only literals hold."""
-        for sign in sorted(self.refused.signs):
-            if sign in source:
-                spelt = f"«U+{ord(sign):04X}»"
-                self.warn(f"no font has {spelt}")
-                source = source.replace(sign, spelt)
-        return source
+        names = {s: f"«U+{ord(s):04X}»" for s in source if s in self.signs}
+        if names:
+            self.warn(f"no font has {' '.join(names.values())}")
+        return source.translate(str.maketrans(names))
 
     def inside(self, tag: Tag, pre: bool = False) -> Typst:
         """What a tag holds, with the mark that a link leads to."""
@@ -234,12 +234,15 @@ class Writer:
         """A formula, or its TeX source if it cannot be set."""
         found = self.formulas[id(tag)]
         source = found.typst
-        signs = set(source or "") & self.refused.signs
-        if source is None or id(tag) in self.refused.formulas or signs:
+        if source is None or id(tag) in self.refused.formulas:
             self.warn(f"the formula {found.tex} is printed as TeX")
             return call("tex", found.tex, found.block)
         if not source.strip():
             return Typst("[]")
+        # A sign that no font has is spelt, and that is a text.
+        source = BARE.sub(
+            lambda m: f'"{m[0]}"' if m[0] in self.signs else m[0], source
+        )
         source = f"$ {source} $" if found.block else f"${source}$"
         return call("formula", found.tex, Typst(source), found.number)
 
@@ -261,8 +264,8 @@ class Writer:
         if name == "hr":
             return Typst("horizontalrule")
         if name == "input":
-            kind, ticked = tag.get("type"), tag.has_attr("checked")
-            return literal("☒ " if ticked else "☐ ") if kind == "checkbox" else ""
+            box = "☒ " if tag.has_attr("checked") else "☐ "
+            return box if tag.get("type") == "checkbox" else Typst("[]")
         if name in (*MONO, "pre"):
             return self.inside(tag, pre=True)
         inside = self.inside(tag, pre)

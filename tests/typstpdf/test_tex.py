@@ -23,6 +23,7 @@ ONE = [
     (r"a\label{x}", "a"),
     (r"\newcommand{\z}{1}", ""),
     (r"\ket{\psi}", r"\|psi chevron.r"),
+    (r"a\cap b\otimes c", "a ∩ b ⊗ c"),
     (r"\nosuchcommand", None),
     (r"\def\z{\z\z}\z", None),
     (r"\frac{a", None),
