@@ -1,6 +1,7 @@
-"""What the report's training refuses, and says in words of its own.
+"""What surrounds the training in the report, whose loop is in the notebook.
 
-Here, so that the loop in the notebook stays readable.
+Distortion, the schedule of the learning rate, rounded products, what `train`
+refuses in words of its own, and networks with some parts only.
 """
 
 import inspect
@@ -12,8 +13,34 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 
 from network import CVAE
+
+
+def distort(images: Tensor) -> Tensor:
+    """Turn, slant and stretch images (B, 1, 28, 28) a little, all alike."""
+    most = torch.tensor([[0.08, 0.2, 0.0], [0.2, 0.08, 0.0]])
+    linear = torch.eye(2, 3) + most * (2 * torch.rand(2, 3) - 1)
+    grid = F.affine_grid(linear[None], [1, 1, 28, 28], align_corners=False)
+    as_channels = images.transpose(0, 1)  # of one image: faster
+    moved = F.grid_sample(as_channels, grid.to(images), align_corners=False)
+    return moved.transpose(0, 1).clamp(0, 1)
+
+
+def one_cycle(optimizer: Optimizer, peak: float, steps: int) -> OneCycleLR:
+    """From peak / 4 to the peak in a ninth of the steps, then down to 0."""
+    return OneCycleLR(
+        optimizer,
+        peak,
+        total_steps=steps,
+        pct_start=0.11,  # 0.1 divides by zero when there are only ten steps
+        div_factor=4,
+        anneal_strategy="linear",
+        cycle_momentum=False,  # Adam's beta_1 stays at 0.9
+    )
 
 
 @contextmanager
@@ -98,3 +125,36 @@ def stop_if_diverged(
             f"the training diverges (loss {loss:.3g} in epoch {epoch + 1}): "
             "try a smaller learning rate"
         )
+
+
+def with_parts(
+    parts: tuple[str, ...], latent_dim: int, mean_image: Tensor, seed: int
+) -> CVAE:
+    """A CVAE with only some parts: the others are frozen or shared.
+
+    Args:
+        parts: Some of "shifts" (biases of the classes in all hidden layers,
+            not in the first alone), "start" (they differ at the start, which
+            is at the mean image) and "maps" (of the codes of each class).
+        latent_dim: Dimension of z.
+        mean_image: (1, 28, 28), on the device of the network.
+        seed: Of its weights.
+    """
+    torch.manual_seed(seed)
+    start = mean_image if "start" in parts else None
+    model = CVAE(latent_dim, mean_image=start).to(mean_image.device)
+    for network in (model.encoder, model.decoder):
+        if "start" not in parts:
+            network.shifts.data.zero_()
+        if "shifts" not in parts:  # behind the first, one bias for all
+            network.shifts.register_hook(_shared_behind_the_first)
+    if "maps" not in parts:
+        model.encoder_map.requires_grad_(False)
+        model.decoder_map.requires_grad_(False)
+    return model
+
+
+def _shared_behind_the_first(gradient: Tensor) -> Tensor:
+    """Equal gradients for all classes keep equal shifts equal."""
+    mean = gradient[1:].mean(dim=1, keepdim=True).expand_as(gradient[1:])
+    return torch.cat([gradient[:1], mean])
