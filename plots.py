@@ -73,13 +73,15 @@ def set_style() -> None:
     matplotlib.rc("svg", hashsalt="the same file from the same data")
 
 
-def show(fig: Figure, name: str, caption: str, place: str = "") -> None:
+def show(fig: Figure, name: str, number: int, place: str = "") -> None:
     """Save a figure as ``figures/NAME.svg`` and show it with its caption.
+
+    The caption, HTML, is the figure's label.
 
     Args:
         fig: The figure.
         name: The file's name, without its suffix.
-        caption: HTML.
+        number: Of the figure, for its caption.
         place: Where to show it: a name that `reserve` was given. Here, if
             empty.
     """
@@ -94,7 +96,8 @@ def show(fig: Figure, name: str, caption: str, place: str = "") -> None:
     width = round(96 * fig.get_figwidth())  # 96 px of a page are an inch
     picture = HTML(
         f'<figure><img src="data:image/svg+xml;base64,{svg}" alt="{alt}" '
-        f'width="{width}"><figcaption>{caption}</figcaption></figure>'
+        f'width="{width}"><figcaption>Figure {number}: '
+        f"{fig.get_label()}</figcaption></figure>"
     )
     if place:
         fill(place, picture)
@@ -171,13 +174,13 @@ def draw(
 
 
 def plot_rows(
-    blocks: dict[str, Tensor], rows: Sequence = (), size: float = 0.25
+    blocks: dict[str, Tensor], caption: str, size: float = 0.25
 ) -> Figure:
     """Draw tiled images side by side, with a title above each.
 
     Args:
         blocks: Title: images (columns, rows, 1, 28, 28).
-        rows: Labels of the first block's rows.
+        caption: HTML.
         size: Of an image, in inches.
     """
     height = max(images.shape[1] for images in blocks.values())
@@ -185,8 +188,9 @@ def plot_rows(
     widths = [len(images) for images in blocks.values()]
     axes = fig.subplots(1, len(blocks), squeeze=False, width_ratios=widths)
     for ax, (title, images) in zip(axes[0], blocks.items(), strict=True):
-        draw(ax, images, rows=rows if ax is axes[0][0] else ())
+        draw(ax, images)
         ax.set_title(title)
+    fig.set_label(caption)
     return fig
 
 
@@ -194,7 +198,9 @@ def plot_epochs(samples: Tensor, large: int = 20) -> Figure:
     """Draw samples (epochs, 10, 1, 28, 28): the first epochs are larger."""
     first, others = samples[:large], samples[large:]
     sizes = [
-        min(6.2 / len(part), 0.23) for part in (first, others) if len(part)
+        min(6.2 / len(part), limit)
+        for part, limit in ((first, 0.24), (others, 0.14))
+        if len(part)
     ]
     heights = [10 * size + 0.3 for size in sizes]
     fig = Figure(figsize=(WIDTH, sum(heights)))
@@ -204,6 +210,7 @@ def plot_epochs(samples: Tensor, large: int = 20) -> Figure:
         draw(ax, part, range(start, start + len(part)), range(10))
         ax.set(xlabel="epoch", anchor="W")
         start += len(part)
+    fig.set_label("A sample for each class after every epoch.")
     return fig
 
 
@@ -241,6 +248,10 @@ def plot_training(history: Tensor, held_out: Tensor) -> Figure:
     for ax in (left, right):
         for line in ax.legend(loc="upper right").get_lines():
             line.set_linewidth(1.5)
+    fig.set_label(
+        "The loss at every step (left, logarithmic) and its two terms "
+        "(right). Black: 2,000 test images after each epoch."
+    )
     return fig
 
 
@@ -325,6 +336,15 @@ def plot_latent_spaces(
             columnspacing=1.2,
             borderaxespad=0,
         )
+    fig.set_label(
+        "The means of all test images (triangles: outside the frame). σ: "
+        "median width of the posteriors. Margins: codes z drawn from them "
+        "(grey), density of N(0, 1). <b>(a)</b> Precise codes, not held near "
+        "the prior. <b>(b)</b> All means are at 0, every posterior is "
+        "practically the prior: z says nothing. <b>(c)</b> Narrow posteriors "
+        "together fill the prior; the classes lie on top of each other. "
+        "<b>(d)</b> Told no labels, z has to say the class: they separate."
+    )
     return fig
 
 
@@ -474,6 +494,10 @@ def plot_planes(
         upper.set_xticks((-extent, 0, extent))
         upper.set_yticks((-extent, 0, extent) if not column else ())
         draw(lower, prior_samples(model, 2)[0].unflatten(0, (-1, 2)))
+    fig.set_label(
+        "Above: what the models draw for one label at each z from −2 to 2. "
+        "Below: two samples from the prior for each class."
+    )
     return fig
 
 
@@ -483,6 +507,7 @@ def plot_scored(
     drawn: Tensor,
     labels: Tensor,
     names: Sequence[str],
+    caption: str,
 ) -> Figure:
     """Draw images over their reconstructions, ten in a row.
 
@@ -492,6 +517,7 @@ def plot_scored(
         drawn: Reconstructions, (N, 1, 28, 28).
         labels: With which they were drawn, (N,).
         names: Printed above, N.
+        caption: HTML.
     """
     pairs = torch.stack([images, drawn], dim=1)
     rows = len(images) // 10
@@ -501,6 +527,7 @@ def plot_scored(
     for row, ax in enumerate(fig.subplots(rows, 1, squeeze=False)[:, 0]):
         part = slice(10 * row, 10 * row + 10)
         draw(ax, pairs[part], below[part], ["image", "drawn"], names[part])
+    fig.set_label(caption)
     return fig
 
 
@@ -524,6 +551,9 @@ def plot_losses(
     ax.set(xlabel="reconstruction loss, nats (logarithmic)")
     ax.set(ylabel="images per bin", xlim=(bins[0], bins[-1]))
     ax.legend()
+    fig.set_label(
+        "Reconstruction losses of all test images of both datasets."
+    )
     return fig
 
 
@@ -544,6 +574,48 @@ def first_five(
     """The five images with the lowest scores (N,), and their classes."""
     chosen = scores.topk(5, largest=False).indices.to(images.device)
     return images[chosen], [classes[label] for label in labels[chosen]]
+
+
+def with_parts(
+    parts: Iterable[str], latent_dim: int, mean_image: Tensor, seed: int
+) -> network.CVAE:
+    """A CVAE with only some parts: the others are frozen or shared.
+
+    Args:
+        parts: Some of "shifts" (biases of the classes in all hidden layers,
+            not in the first alone), "start" (they differ at the start, which
+            is at the mean image), "scales" and "maps".
+        latent_dim: Dimension of z.
+        mean_image: (1, 28, 28), on the device of the network.
+        seed: Of its weights.
+    """
+    torch.manual_seed(seed)
+    start = mean_image if "start" in parts else None
+    model = network.CVAE(latent_dim, mean_image=start).to(mean_image.device)
+    for half in (model.encoder, model.decoder):
+        if "start" not in parts:
+            half.shifts.data.zero_()
+        if "shifts" not in parts:  # behind the first, one bias for all
+            half.shifts.register_hook(_shared_behind_the_first)
+        half.scale.requires_grad_("scales" in parts)
+    model.encoder_map.requires_grad_("maps" in parts)
+    model.decoder_map.requires_grad_("maps" in parts)
+    return model
+
+
+def _shared_behind_the_first(gradient: Tensor) -> Tensor:
+    """Equal gradients for all classes keep equal shifts equal."""
+    mean = gradient[1:].mean(dim=1, keepdim=True).expand_as(gradient[1:])
+    return torch.cat([gradient[:1], mean])
+
+
+@torch.no_grad()
+def judge_model(
+    judge: Pipeline, model: network.CVAE, images: Tensor, labels: Tensor
+) -> tuple[float, float]:
+    """`distance_at_least` of images, and the share recognised of samples."""
+    distance = distance_at_least(*model.encode(images, labels), labels)
+    return distance, recognised(judge, *prior_samples(model, 1000)).mean()
 
 
 def fit_judge(images: Tensor, labels: Tensor) -> Pipeline:

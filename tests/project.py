@@ -17,7 +17,7 @@ def copy_project(folder: Path, epochs: int = 3) -> Path:
     for name in (
         "network.py",
         "mnist.py",
-        "training.py",
+        "checks.py",
         "plots.py",
         "requirements.txt",
     ):
