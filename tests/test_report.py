@@ -1,13 +1,15 @@
-"""The functions in the report's cells, as they stand there."""
+"""The functions of the report: in its cells, as they stand, and in plots."""
 
 from types import SimpleNamespace
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
+import plots
 from mnist import load
 from network import CVAE
 
@@ -207,7 +209,7 @@ def test_label_free_scores(report: Report) -> None:
     """The smallest of the ten losses, whatever the label of the image."""
     model, images = small_cvae(3), torch.rand(4, 1, 28, 28)
     for name, parameter in model.named_parameters():
-        if "shift" in name:  # as initialised, all classes are equal
+        if "shift" in name:  # as initialised, classes may be equal
             parameter.data += torch.randn_like(parameter)
     losses = torch.empty(10, 4)
     means = torch.empty(10, 4, 1, 28, 28)
@@ -216,9 +218,9 @@ def test_label_free_scores(report: Report) -> None:
         logits = model.decode(model.encode(images, labels)[0], labels)
         losses[label] = report.reconstruction_loss(logits, images)
         means[label] = logits.sigmoid()
-    smallest, drawn = report.label_free_scores(model, images)
+    smallest, drawn, best = report.label_free_scores(model, images)
     torch.testing.assert_close(smallest, losses.amin(dim=0))
-    best = losses.argmin(dim=0)
+    assert torch.equal(best, losses.argmin(dim=0))
     torch.testing.assert_close(drawn, means[best, torch.arange(4)])
 
 
@@ -229,45 +231,130 @@ def test_pixel_entropy(report: Report) -> None:
     torch.testing.assert_close(report.pixel_entropy(images), entropy)
 
 
-def test_prior_samples_and_the_judge(report: Report, digits: tuple) -> None:
-    images, labels = report.prior_samples(small_cvae(), 3)
+def test_prior_samples_and_the_judge(digits: tuple) -> None:
+    images, labels = plots.prior_samples(small_cvae(), 3)
     assert images.shape == (30, 1, 28, 28)
     assert labels.tolist() == [digit for digit in range(10) for _ in range(3)]
-    judge = report.fit_judge(*digits)
+    judge = plots.fit_judge(*digits)
     test = load("MNIST", train=False)
-    assert report.recognised(judge, *test).mean() > 0.95
+    assert plots.recognised(judge, *test).mean() > 0.95
     wrong = (test[1] + 1) % 10
-    assert report.recognised(judge, test[0], wrong).mean() < 0.05
+    assert plots.recognised(judge, test[0], wrong).mean() < 0.05
 
 
-def test_tiles_are_where_their_column_and_row_say(report: Report) -> None:
+def test_distances_from_the_prior_are_those_of_gaussians() -> None:
+    """Two classes whose codes are N(m, 1): half of m squared, on average."""
+    torch.manual_seed(1)  # not that of the codes' noise
+    labels = torch.arange(6000) % 2
+    logvar = torch.full((6000, 2), -1.0)
+    mu = torch.randn(6000, 2) * (1 - np.exp(-1.0)) ** 0.5
+    mu[labels == 1] += torch.tensor([2.0, 0.0])
+    for measure in (plots.distance_from_prior, plots.distance_at_least):
+        assert measure(mu, logvar, labels) == pytest.approx(1, abs=0.07)
+    # far from a Gaussian, the bound is one
+    mu = 3.0 * torch.randint(-1, 2, (6000, 2))
+    all_alike = torch.zeros(6000).long()
+    bound = plots.distance_at_least(mu, logvar, all_alike)
+    assert bound < plots.distance_from_prior(mu, logvar, all_alike) - 0.3
+
+
+def test_separation_counts_pairs_and_errors() -> None:
+    normal = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    anomalous = torch.tensor([5.0, 7.0])
+    auroc, wrong, *others = plots.separation(
+        normal, anomalous, torch.tensor(5.5)
+    )
+    assert (auroc, wrong) == (pytest.approx(7 / 8), pytest.approx(1))
+    assert others == [2.0, 5.0, 0.25, 0.5]
+
+
+def test_tiles_are_where_their_column_and_row_say() -> None:
     images = torch.rand(3, 2, 1, 28, 28)
-    grid = report.tile(images)
+    grid = plots.tile(images)
     assert grid.shape == (62, 92)
     assert torch.equal(grid[32:60, 62:90], images[2, 1, 0])
 
 
-def test_codes_are_drawn_in_a_square_frame(report: Report) -> None:
-    rng = np.random.default_rng(0)
-    z, digit = 0.01 * rng.standard_normal((500, 2)) + 5, np.arange(500) % 10
-    z[0] = 9  # far from the others: it must not set the scale
-    (ax,) = report.plot_codes(z, digit).axes
-    points = ax.collections[0]
-    assert len(np.unique(points.get_facecolors(), axis=0)) == 10
-    assert len(points.get_offsets()) == 500
-    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
-    assert right - left == pytest.approx(high - low)
-    assert 0.04 < right - left < 0.09
-    inside = (z > (left, low)) & (z < (right, high))
-    assert 0.98 < inside.all(axis=1).mean() < 1
-    # class and colour of a point belong together, whatever the order
-    for color, place in zip(
-        points.get_facecolors(), points.get_offsets(), strict=True
+def test_every_code_is_drawn_in_the_colour_of_its_class() -> None:
+    torch.manual_seed(0)
+    mu, labels = torch.rand(500, 2), torch.arange(500) % 10
+    mu[0] = torch.tensor([9.0, 1.0])  # outside: drawn on the border
+    spaces = {"one": (mu, mu - 3), "dot": (1e-3 * mu, 0 * mu)}
+    plots.set_style()
+    fig = plots.plot_latent_spaces(spaces, labels)
+    first, second = fig.axes[0], fig.axes[3]
+    assert first.get_xlim() == second.get_xlim() == first.get_ylim()
+    titles = [ax.get_title("right") for ax in fig.axes]
+    assert "1 outside" in titles and "0 outside" in titles
+    drawn = [
+        (place, color)
+        for points in first.collections
+        for place, color in zip(
+            points.get_offsets(), points.get_facecolors(), strict=True
+        )
+    ]
+    assert len(drawn) == 500
+    assert (4, 1) in [tuple(place) for place, _ in drawn]
+    for place, color in drawn:
+        digit = labels[
+            (mu.clamp(-4, 4) - torch.tensor(place)).abs().sum(1).argmin()
+        ]
+        expected = matplotlib.colors.to_rgb(plots.COLORS[digit])
+        assert tuple(color[:3]) == pytest.approx(expected)
+    assert second.child_axes and not first.child_axes  # the dot, magnified
+
+
+def test_colors_differ_for_everybody_and_are_of_similar_lightness() -> None:
+    """Machado et al. 2009; distances in CIELAB, where 2 can be seen."""
+    rgb = np.array([matplotlib.colors.to_rgb(c) for c in plots.COLORS])
+    linear = np.where(
+        rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92
+    )
+    for seen in (
+        np.eye(3),
+        [
+            [0.152, 1.053, -0.205],
+            [0.115, 0.786, 0.099],
+            [-0.004, -0.048, 1.052],
+        ],
+        [
+            [0.367, 0.861, -0.228],
+            [0.280, 0.673, 0.047],
+            [-0.012, 0.043, 0.969],
+        ],
+        [
+            [1.256, -0.077, -0.179],
+            [-0.078, 0.931, 0.148],
+            [0.005, 0.691, 0.304],
+        ],
     ):
-        of_digit = digit[np.abs(z - place).sum(axis=1).argmin()]
-        expected = report.matplotlib.colors.to_rgba(report.COLORS[of_digit])
-        assert tuple(color) == expected
-    # a digit's line ends at the median of its class
-    for number, line in enumerate(ax.lines):
-        median = np.median(z[digit == number], axis=0)
-        np.testing.assert_allclose(line.get_xydata()[0], median)
+        colors = np.clip(linear @ np.transpose(seen), 0, 1)
+        to_xyz = [
+            [0.434, 0.376, 0.190],
+            [0.213, 0.715, 0.072],
+            [0.018, 0.109, 0.873],
+        ]
+        x, y, z = np.cbrt(np.maximum(colors @ np.transpose(to_xyz), 0.0089)).T
+        lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+        apart = np.linalg.norm(lab[:, None] - lab, axis=2) + 99 * np.eye(10)
+        assert apart.min() > 20
+        if np.array_equal(seen, np.eye(3)):
+            assert lab[:, 0].min() > 38 and lab[:, 0].max() < 80
+
+
+def test_a_place_run_again_keeps_what_was_filled_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = {}
+    monkeypatch.setattr(
+        plots, "display", lambda x, display_id: shown.update({display_id: x})
+    )
+    monkeypatch.setattr(
+        plots,
+        "update_display",
+        lambda x, display_id: shown.update({display_id: x}),
+    )
+    plots.reserve("here")
+    plots.fill("here", result := plots.Markdown("result"))
+    plots.reserve("here")
+    assert shown == {"here": result}
