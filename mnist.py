@@ -1,19 +1,26 @@
 """MNIST and Fashion-MNIST as whole tensors, checked before they are used.
 
-Download, checksums of the archives and parsing are torchvision's; this module
-adds the checks that torchvision leaves out (a truncated, swapped or foreign
-file) and small stand-ins for machines without data and without a network.
+Downloads are torchvision's; this module adds the checks that it leaves out (a
+truncated, swapped or foreign file), uses just the bytes that it has checked,
+and brings small stand-ins for machines without data and without a network.
 
 Datasets live in the folder named by the environment variable ``DATA_DIR``
 (default ``data``), in torchvision's layout: ``MNIST/raw/…``,
-``FashionMNIST/raw/…``. With ``DEMO=1`` the stand-ins are used instead.
+``FashionMNIST/raw/…``. With ``DEMO=1`` the stand-ins are used instead, with
+``DEMO=auto`` if one of the datasets is not to be had.
 """
 
 import contextlib
+import gzip
 import hashlib
 import io
+import itertools
 import os
+import re
+import shutil
 import socket
+import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +63,8 @@ class DataUnavailable(DataError):
 
 
 def is_demo() -> bool:
-    """Whether ``DEMO=1`` asks for the stand-ins."""
-    return os.environ.get("DEMO", "") not in ("", "0")
+    """Whether the stand-ins are used: asked for, or all that there is."""
+    return os.environ.get("DEMO", "") not in ("", "0", "auto")
 
 
 def load(
@@ -65,8 +72,10 @@ def load(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Load one split of a dataset as two tensors on ``device``.
 
-    Files that are there are used without a network; missing ones are
-    downloaded by torchvision. With ``DEMO=1`` these are `stand_ins`.
+    Files that are there, also packed as .gz, are used without a network;
+    missing ones are downloaded by torchvision. With ``DEMO=1`` these are
+    `stand_ins`; with ``DEMO=auto`` too, from the first call on, if either
+    dataset is missing and cannot be downloaded: no report is real by half.
 
     Args:
         name: ``"MNIST"`` or ``"FashionMNIST"``.
@@ -83,18 +92,23 @@ def load(
     """
     if name not in DATASETS:
         raise ValueError(f"no dataset {name!r}; there are {list(DATASETS)}")
+    root = Path(os.path.expanduser(os.environ.get("DATA_DIR") or "data"))
+    automatic = os.environ.get("DEMO") == "auto"
+    try:
+        for each in DATASETS if automatic else [name] * (not is_demo()):
+            _download(each, root)
+    except DataUnavailable as error:
+        if not automatic:
+            raise
+        print(f"DEMO: stand-ins instead of both datasets. {error}")
+        os.environ["DEMO"] = "1"
     if is_demo():
         images, labels = stand_ins(name, train)
     else:
-        root = Path(os.environ.get("DATA_DIR") or "data")
-        folder = root / name / "raw"
-        if missing := [f for f in MD5[name] if not (folder / f).is_file()]:
-            _download(name, root, missing)
-        for file in MD5[name]:
-            if file.startswith("train-" if train else "t10k-"):
-                _check(name, folder / file)
-        split = DATASETS[name](root, train=train)
-        images, labels = split.data, split.targets
+        folder, split = root / name / "raw", "train" if train else "t10k"
+        images = _read(name, folder, f"{split}-images-idx3-ubyte")[16:]
+        labels = _read(name, folder, f"{split}-labels-idx1-ubyte")[8:]
+        images, labels = images.view(-1, 28, 28), labels.long()
     # (N, 28, 28) uint8 -> (N, 1, 28, 28) float32
     images = images.to(device).unsqueeze(1).float().div_(255)
     return images, labels.to(device)
@@ -128,51 +142,111 @@ def stand_ins(name: str, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     return images[chosen], torch.from_numpy(labels)[chosen]
 
 
-def _download(name: str, root: Path, missing: list[str]) -> None:
+def _download(name: str, root: Path) -> None:
+    """Download what is missing of a dataset, or raise and leave nothing."""
     folder = root / name / "raw"
+    try:
+        missing = [
+            file
+            for file in MD5[name]
+            if not any((folder / f).is_file() for f in (file, f"{file}.gz"))
+        ]
+    except OSError as error:
+        raise _unreadable(error) from error
+    if not missing:
+        return
     print(f"Downloading {name} to {folder} …")
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
-        # torchvision's progress bars would litter the exported report
-        with contextlib.redirect_stderr(io.StringIO()):
-            DATASETS[name](root, download=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            # torchvision's progress bars would litter the exported report
+            with contextlib.redirect_stderr(io.StringIO()):
+                DATASETS[name](scratch, download=True)
+            for file in missing:
+                _read(name, Path(scratch, name, "raw"), file)
+                _move(Path(scratch, name, "raw", file), folder / file)
     except Exception as error:
-        # an interrupted extraction leaves a file that looks complete
-        for file in missing:
-            try:
-                _check(name, folder / file)
-            except DataError:
-                with contextlib.suppress(OSError):
-                    (folder / file).unlink()
         if isinstance(error, OSError) and error.filename:
             raise DataError(
-                f"{name} cannot be written to {folder}: {error.strerror}. "
-                "Set DATA_DIR to a folder with free space that you may "
-                "write to."
+                f"{name} cannot be written to {folder}: {error.strerror} "
+                f"({error.filename2 or error.filename}). Set DATA_DIR to a "
+                "folder with free space that you may write to."
             ) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataUnavailable(
             f"{name} is not in {folder} and cannot be downloaded ({reason}). "
-            f"Missing: {', '.join(missing)}. Connect to the internet, copy "
-            f"the files (also as .gz) to {folder}, or set DATA_DIR to the "
-            f"folder that holds {name}/raw."
+            f"Missing: {', '.join(missing)}. {_look_alikes(root, name)}"
+            f"Connect to the internet, copy the files (also as .gz) to "
+            f"{folder}, or set DATA_DIR to the folder that holds {name}/raw."
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
 
 
-def _check(name: str, file: Path) -> None:
-    """Raise `DataError` unless ``file`` is what its name says it is."""
+def _move(source: Path, target: Path) -> None:
+    """Move a file, with its folders; a failure leaves neither behind."""
+    new = [p for p in target.parents if not p.exists()]  # innermost first
+    part = target.with_name(f"{target.name}.part")
     try:
-        content = file.read_bytes()
-    except OSError as error:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, part)
+        part.replace(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        with contextlib.suppress(OSError):
+            for path in new:
+                path.rmdir()
+        raise
+
+
+def _look_alikes(root: Path, name: str) -> str:
+    """What lies below ``root`` and may be meant, as a sentence or two."""
+    found = ""
+    others = {*DATASETS, "KMNIST", "EMNIST", "QMNIST"} - {name}
+    for path in itertools.islice(root.rglob("*"), 10_000):
+        if others.intersection(path.relative_to(root).parts):
+            continue
+        if path.name == "processed" and path.is_dir():
+            found += f"{path}, torchvision's old format, is not used. "
+        plain = re.sub("[^a-z0-9]", "", path.name.lower())
+        for file in MD5[name]:
+            if plain.startswith(file.replace("-", "")) and path.is_file():
+                found += f"{path} looks like {file}: move it to its place. "
+    return found
+
+
+def _unreadable(error: OSError) -> DataError:
+    return DataError(
+        f"{error.filename} cannot be read: {error.strerror}. "
+        "Fix its permissions."
+    )
+
+
+def _read(name: str, folder: Path, file: str) -> torch.Tensor:
+    """Bytes of a file, packed or not: (N,) uint8.
+
+    Raises:
+        DataError: It is not readable, or not what its name says it is.
+    """
+    path = folder / file
+    if not path.is_file():
+        path = folder / f"{file}.gz"
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
-            f"{file} cannot be read: {error.strerror}. Mend its permissions."
+            f"{path} is damaged ({error}). Delete the file and run again to "
+            "download it anew."
         ) from error
+    except OSError as error:
+        raise _unreadable(error) from error
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if digest == MD5[name][file.name]:
-        return
+    if digest == MD5[name][file]:
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8)
     known = {
         md5: f"{dataset}'s {other}"
         for dataset, files in MD5.items()
@@ -180,6 +254,6 @@ def _check(name: str, file: Path) -> None:
     }
     what = known.get(digest, f"{len(content):,} bytes of something else")
     raise DataError(
-        f"{file} is not {name}'s {file.name}: it holds {what} (MD5 differs). "
+        f"{path} is not {name}'s {file}: it holds {what} (MD5 differs). "
         "Delete the file and run again to download it anew."
     )

@@ -1,5 +1,5 @@
-"""From a Jupyter notebook to a checked PDF and ZIP, with pip alone."""
+"""From a Jupyter notebook to a PDF and the ZIP to upload, with pip alone."""
 
 
 class SubmissionError(Exception):
-    """What is wrong and how to mend it, in words for the student."""
+    """What is wrong and how to fix it, in words for the student."""

@@ -1,186 +1,235 @@
 """Which files belong to a notebook, and the ZIP that holds them."""
 
-import ast
 import contextlib
+import importlib.util
 import io
 import os
 import re
+import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
-import warnings
+import time
 import zipfile
-from collections.abc import Iterator
-from modulefinder import ModuleFinder
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from html import unescape
 from pathlib import Path
 from urllib.parse import unquote
 
-from bs4 import BeautifulSoup
-from IPython.core.inputtransformer2 import TransformerManager
+import nbformat
+from nbconvert.filters import markdown2html
 from nbformat import NotebookNode
 
-from submission import SubmissionError
-from submission.notebook import is_code
-from typstpdf.cells import describe, render, tags
+from submission.notebook import outputs
 
 EXTRAS = ("requirements.txt", "constraints.txt")
-# The oldest date that a ZIP can hold: packing twice gives the same bytes.
-EPOCH = (1980, 1, 1, 0, 0, 0)
+IMPORT = re.compile(
+    r"(?m)(?:^|[;:])[ \t]*"
+    r"(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([^\n;#]+))"
+)
+RUN = re.compile(
+    r"(?m)^[ \t]*%run(?:[ \t]+-\S+)*[ \t]+"
+    r"(\"[^\"\n]+\"|'[^'\n]+'|[^\s;]+)"
+)
+PICTURE = re.compile(
+    r"(?i)<img\b[^>]*?\bsrc\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s>]+)"
+)
+LITTER = re.compile(r"(?i)\..*|__pycache__|thumbs\.db|desktop\.ini")
 
 
-def parse(source: str) -> ast.Module:
-    """A cell's syntax tree; without magics, empty if broken."""
-    # "%%time" and its like stand above ordinary Python.
-    source = re.sub(r"\A\s*%%\w+.*\n", "", source)
-    with warnings.catch_warnings():
-        # "\d" in a string warns here and again when it runs.
-        warnings.simplefilter("ignore", SyntaxWarning)
-        try:
-            return ast.parse(TransformerManager().transform_cell(source))
-        except (SyntaxError, ValueError):
-            return ast.Module([], [])
+def source_code(nb: NotebookNode) -> str:
+    """All code of a notebook."""
+    return "\n".join(c.source for c in nb.cells if c.cell_type == "code")
 
 
-def modules(nb: NotebookNode, root: Path) -> set[Path]:
-    """The project's own modules that the notebook imports, recursively."""
-    # Building submissions is no part of one.
-    finder = ModuleFinder([str(root)], excludes=["submission"])
-    trees = [parse(cell.source) for cell in nb.cells if is_code(cell)]
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder, "cells.py")
-        script.write_text("\n".join(map(ast.unparse, trees)), "utf-8")
-        finder.run_script(str(script))
-    found = {
-        Path(module.__file__)
-        for name, module in finder.modules.items()
-        if module.__file__ and name != "__main__"
-    }
-    # One with a fault comes along: the run says what is wrong with it.
-    bad = (root / f"{name}.py" for name in finder.badmodules)
-    return found | {path for path in bad if path.is_file()}
+def imports(code: str) -> Iterator[str]:
+    """The first names of the modules and packages that code imports."""
+    for package, modules in IMPORT.findall(code.replace("\\\n", " ")):
+        for module in [package] if package else modules.split(","):
+            yield from re.findall(r"\A\s*([^\W\d]\w*)", module)
 
 
-def pictures(nb: NotebookNode, root: Path) -> set[Path]:
-    """The project's picture files that Markdown cells show."""
-    html = "".join(
-        render(cell.source)
-        for cell in nb.cells
-        if cell.cell_type == "markdown"
-    )
-    shown = BeautifulSoup(html, "html.parser").select("img[src]")
-    paths = [root / unquote(picture["src"]) for picture in shown]
-    inside = (path for path in paths if path.resolve().is_relative_to(root))
-    return {path for path in inside if path.is_file()}
+def not_found(nb: NotebookNode, files: Iterable[str]) -> list[str]:
+    """A note about imports neither among the files nor installed, if any."""
+    names = set(imports(source_code(nb)))
+    names -= {re.split("[/.]", file)[0] for file in files}
+    for name in list(names):
+        with contextlib.suppress(ImportError, ValueError):
+            names -= {name} if importlib.util.find_spec(name) else set()
+    said = "imported, but neither beside the notebook nor installed here"
+    return [f"{', '.join(sorted(names))}: {said}"] * bool(names)
 
 
-def visible_files(folder: Path) -> set[Path]:
-    """The files below a folder, without caches and hidden ones."""
-    return {
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and not any(
-            part.startswith(".") or part == "__pycache__"
-            for part in path.relative_to(folder).parts
-        )
-    }
+def named(code: str, folder: Path) -> Iterator[Path]:
+    """What its imports and ``%run`` may stand for in a folder."""
+    for file in RUN.findall(code):
+        for kind in ("", ".py", ".ipynb"):
+            yield folder / (file.strip("\"'") + kind)
+    for name in imports(code):
+        module, package = folder / f"{name}.py", folder / name
+        yield module
+        # Beside data.py, a folder data/ with data is not the package.
+        if not module.is_file() or (package / "__init__.py").is_file():
+            yield package
 
 
-def read_files(folder: Path) -> dict[str, bytes]:
-    """The visible files below a folder, by their names in the ZIP."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in visible_files(folder)
-    }
+def named_in(file: Path, root: Path) -> list[Path]:
+    """The same for the code in a module or another notebook."""
+    code = file.read_bytes().decode(errors="replace")
+    if file.suffix == ".ipynb":
+        with contextlib.suppress(Exception):  # nbformat lets many through
+            code = source_code(nbformat.reads(code, as_version=4))
+    return [*named(code, root), *named(code, file.parent)]
 
 
-@contextlib.contextmanager
-def staged(
-    nb: NotebookNode, project: Path, with_figures: bool
-) -> Iterator[Path]:
-    """A folder with just what the ZIP will hold.
+def pictures(nb: NotebookNode) -> list[str]:
+    """The addresses of pictures in Markdown, and in outputs as HTML."""
+    prose = (c.source for c in nb.cells if c.cell_type == "markdown")
+    html = [markdown2html(source) for source in prose]
+    html += [str(o.get("data", {}).get("text/html")) for o in outputs(nb)]
+    found = PICTURE.findall("\n".join(html))
+    addresses = [unquote(unescape(src.strip("\"'"))) for src in found]
+    return [a for a in addresses if not re.match("[a-zA-Z]{2,}:|//", a)]
 
-    Args:
-        nb: the notebook.
-        project: its folder.
-        with_figures: whether to copy ``figures/``, or to leave it empty for
-            the notebook to fill.
 
-    Raises:
-        SubmissionError: a file is a link to somewhere else.
+def matching(root: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files and folders that ``--include`` names."""
+    # "points[1].csv" is a name first.
+    found = [root / p for p in patterns if os.path.lexists(root / p)]
+    for place, folders, files in os.walk(root):
+        folders[:] = [f for f in folders if not LITTER.fullmatch(f)]
+        paths = [Path(place, f) for f in files if not LITTER.fullmatch(f)]
+        for path in paths:
+            name = path.relative_to(root).as_posix()
+            found += [path] * any(fnmatchcase(name, p) for p in patterns)
+    return found
+
+
+def find_files(
+    nb: NotebookNode, path: Path, name: str, include: Sequence[str]
+) -> tuple[dict[str, Path], list[str]]:
+    """The files to hand in with a notebook, by the README's rule.
+
+    Returns:
+        The files by their names in the ZIP, without earlier results under
+        the student's name; and what leads out of the notebook's folder.
     """
-    members = modules(nb, project) | pictures(nb, project)
-    members |= {p for name in EXTRAS if (p := project / name).is_file()}
-    if with_figures:
-        members |= visible_files(project / "figures")
-    with tempfile.TemporaryDirectory(
-        prefix="submission-", ignore_cleanup_errors=True
-    ) as name:
-        folder = Path(name).resolve()
-        (folder / "figures").mkdir()
-        for member in members:
-            # A notebook from elsewhere must not reach for private files.
-            if not member.resolve().is_relative_to(project):
-                raise SubmissionError(
-                    f"{member.name} leads out of the notebook's folder, to "
-                    f"{member.resolve()}.\nCopy the file itself there."
-                )
-            target = folder / member.relative_to(project)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(member, target)
-        yield folder
+    root = path.parent
+    result = re.compile(rf"{name}(-DEMO|-FAILED)?\.(ipynb|pdf|zip)")
+    files: dict[str, Path] = {}
+    outside, seen = {}, {str(root), str(path)}
+    waiting = [root / each for each in (*EXTRAS, *pictures(nb))]
+    waiting += [*matching(root, include), *named(source_code(nb), root)]
+    while waiting:
+        file = Path(os.path.normpath(waiting.pop()))
+        if not os.path.exists(file):  # nor if it is too long or odd
+            continue
+        real = os.path.realpath(file)
+        if real in seen:
+            continue
+        # A notebook from elsewhere must not reach for private files.
+        if not (file.is_relative_to(root) and root in Path(real).parents):
+            outside[f"{file.name} leads to {real}: not packed"] = None
+        elif os.path.isdir(file):
+            seen.add(real)
+            inside = file.iterdir()
+            waiting += [f for f in inside if not LITTER.fullmatch(f.name)]
+        elif os.path.isfile(file) and not result.fullmatch(file.name):
+            member = file.relative_to(root).as_posix()
+            # A ZIP holds only names that are text.
+            member = member.encode(errors="replace").decode()
+            if member not in files and file.suffix in (".py", ".ipynb"):
+                waiting += named_in(file, root)
+            files[member] = file
+    return files, list(outside)
 
 
-def pack(members: dict[str, bytes]) -> bytes:
-    """A ZIP of these files; the same files give the same bytes."""
+def stage(files: dict[str, Path], folder: Path) -> None:
+    """Copy these files to a folder; make ``figures/`` there."""
+    (folder / "figures").mkdir()
+    for member, file in files.items():
+        (folder / member).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, folder / member)
+
+
+def collect(
+    folder: Path, files: dict[str, Path], include: Sequence[str]
+) -> tuple[dict[str, bytes], list[str]]:
+    """What to pack of the folder with ``files``, and what else a run left."""
+    chosen = {folder / "figures", *matching(folder, include)}
+    # A run may have deleted its input.
+    members = {member: file.read_bytes() for member, file in files.items()}
+    others: dict[str, list[int]] = {}
+    for file in filter(Path.is_file, folder.rglob("*")):
+        parts = file.relative_to(folder).parts
+        if any(map(LITTER.fullmatch, parts)):
+            continue
+        member = "/".join(parts).encode(errors="replace").decode()
+        if member in files or not chosen.isdisjoint([file, *file.parents]):
+            members[member] = file.read_bytes()
+        else:
+            others.setdefault(parts[0], []).append(file.stat().st_size)
+    notes = [
+        f"the run left {top} ({len(sizes)} files, {sum(sizes) / 1e6:.1f} MB):"
+        f" not packed; if it belongs to it, --include {shlex.quote(top)}"
+        for top, sizes in sorted(others.items())
+    ]
+    for pattern in include:
+        if not matching(folder, [pattern]):
+            notes.append(f"--include {shlex.quote(pattern)}: no such file")
+    return members, notes
+
+
+def missing_files(text: str, project: Path, folder: Path) -> str:
+    """How to bring what an error names and only the project has."""
+    text = text.replace(f"{folder}{os.sep}", "")
+    names = re.findall(r"['\"]([^'\"\n]+)['\"]", text) + text.split()
+    for module in re.findall(r"No module named '(\w+)", text):
+        found = matching(project, [f"*/{module}.py"])
+        names += [os.path.relpath(path, project) for path in found]
+    hint = ""
+    for name in dict.fromkeys(map(os.path.normpath, names)):
+        here = os.path.exists(project / name) and name[0] not in "./~"
+        if here and not os.path.exists(folder / name):
+            option = shlex.quote(name)
+            hint += f" {name} is not among them: --include {option}"
+    return hint
+
+
+def zip_date() -> tuple[int, ...]:
+    """The date of the files in the ZIP: now, or ``SOURCE_DATE_EPOCH``."""
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    date = time.gmtime(int(given)) if given else time.localtime()
+    return min(max(date[:6], (1980, 1, 1, 0, 0, 0)), (2107, 12, 31, 0, 0, 0))
+
+
+def pack(members: dict[str, bytes], date: tuple[int, ...]) -> bytes:
+    """A ZIP of these files; the same files and date give the same bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in sorted(members.items()):
-            info = zipfile.ZipInfo(name, EPOCH)
+            info = zipfile.ZipInfo(name, date)
             info.create_system, info.external_attr = 3, 0o644 << 16
             archive.writestr(info, data, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
-def check_code(nb: NotebookNode, packed: bytes) -> None:
-    """Run imports and definitions as a grader would, in the unpacked ZIP.
-
-    Raises:
-        SubmissionError: they fail; names the cell.
-    """
-    script = ["import sys; sys.modules['submission'] = None"]
-    for index, cell in enumerate(nb.cells):
-        if is_code(cell):
-            tree = parse(cell.source)
-            if "definitions" not in tags(cell):
-                tree.body = [
-                    node
-                    for node in tree.body
-                    if isinstance(node, ast.Import | ast.ImportFrom)
-                ]
-            script += [f"print('\\0cell', {index}, '\\0')", ast.unparse(tree)]
-    # "from __future__" must stand first.
-    script.sort(key=lambda part: not part.startswith("from __future__"))
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-            archive.extractall(folder)
-        # Nothing but the unpacked folder may help: no PYTHONPATH (-E), and
-        # the current folder comes first on Python's path.
-        done = subprocess.run(
-            [sys.executable, "-EBX", "utf8", "-"],
-            input="\n".join(script).encode(),
-            cwd=folder,
-            env=os.environ | {"MPLBACKEND": "Agg"},
-            capture_output=True,
-        )
-    if done.returncode:
-        cells = re.findall(rb"\0cell (\d+) \0", done.stdout)
-        place = describe(nb, int(cells[-1])) if cells else "the code"
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise SubmissionError(
-            f"In the unpacked ZIP, {place} fails: "
-            f"{lines[-1] if lines else 'Python was killed'}\n"
-            "A cell tagged definitions may hold only imports, functions and "
-            "classes, and what it uses must stand above it."
-        )
+def publish(files: dict[Path, bytes]) -> None:
+    """Write all files, then put them in their places, the ZIP last."""
+    ready = {}
+    with contextlib.ExitStack() as stack:
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = tempfile.TemporaryDirectory(
+                dir=path.parent, prefix=".submission-"
+            )
+            ready[path] = Path(stack.enter_context(scratch), path.name)
+            try:
+                ready[path].write_bytes(data)
+            except OSError as error:
+                error.filename = str(path)
+                raise
+            # A submission is no secret, whatever the umask.
+            ready[path].chmod(0o644)
+        for path, new in ready.items():
+            os.replace(new, path)

@@ -240,7 +240,7 @@ def test_bad_mirror(
     message = str(failure.value)
     assert "train-images-idx3-ubyte" in message
     assert "DATA_DIR" in message and str(root) in message
-    assert not list(root.rglob("*-ubyte"))  # nothing that looks complete
+    assert not root.exists()  # nothing is left behind
     monkeypatch.setattr(dataset, "mirrors", mirrors)
     mirror("good")  # the network is back: no clean-up by hand is needed
     assert len(mnist.load("MNIST", train=True)[0]) > 1000
@@ -279,7 +279,102 @@ def test_disk_full(mirror: Callable[[str], Path], size: str) -> None:
     try:
         with pytest.raises(mnist.DataError, match=r"No space left.*DATA_DIR"):
             mnist.load("MNIST", train=True)
-        for file in root.rglob("*-ubyte"):
-            mnist._check("MNIST", file)  # what there is, is complete
+        for file in root.rglob("*-ubyte"):  # what there is, is complete
+            mnist._read("MNIST", file.parent, file.name)
+        assert not list(root.rglob("*.part"))
     finally:
         subprocess.run(["umount", "--lazy", str(root)], check=True)
+
+
+def test_only_the_checked_files_are_used(
+    data: Path, files: dict[str, bytes]
+) -> None:
+    """torchvision would prefer its old, unchecked format."""
+    processed = data / "MNIST" / "processed"
+    processed.mkdir()
+    wrong = torch.zeros(5, 28, 28, dtype=torch.uint8), torch.zeros(5).long()
+    for name in ("training.pt", "test.pt"):
+        torch.save(wrong, processed / name)
+    images, labels = mnist.load("MNIST", train=True)
+    expected, digits = mnist.stand_ins("MNIST", train=True)
+    assert torch.equal((images[:, 0] * 255).round(), expected.float())
+    assert torch.equal(labels, digits)
+
+
+def test_home_folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(data.parent))
+    monkeypatch.setenv("USERPROFILE", str(data.parent))
+    monkeypatch.setenv("DATA_DIR", "~/data")
+    assert len(mnist.load("MNIST", train=False)[0]) == 300
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda packed: packed[:-9], lambda packed: b"no gzip" + packed]
+)
+def test_damaged_archive(data: Path, cut: Callable[[bytes], bytes]) -> None:
+    file = data / TRAIN_IMAGES
+    archive = file.with_name(f"{file.name}.gz")
+    archive.write_bytes(cut(gzip.compress(file.read_bytes())))
+    file.unlink()
+    with pytest.raises(mnist.DataError, match="damaged") as failure:
+        mnist.load("MNIST", train=True)
+    assert f"{archive} is" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "MNIST/raw/train-images.idx3-ubyte",
+        "MNIST/raw/TRAIN-IMAGES-IDX3-UBYTE.GZ",
+        "MNIST/raw/train-images-idx3-ubyte (1)",
+        "MNIST/raw/train-images-idx3-ubyte/train-images-idx3-ubyte",
+        "MNIST/train-images-idx3-ubyte",
+        "data/MNIST/raw/train-images-idx3-ubyte",
+    ],
+)
+def test_a_file_in_a_wrong_place_is_named(
+    mirror: Callable[[str], Path], place: str
+) -> None:
+    root = mirror("503")
+    file = root / place
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"...")
+    with pytest.raises(mnist.DataUnavailable) as failure:
+        mnist.load("MNIST", train=True)
+    message = str(failure.value)
+    assert f"{file} looks like train-images-idx3-ubyte" in message
+
+
+def test_other_data_are_no_look_alikes(
+    mirror: Callable[[str], Path],
+) -> None:
+    root = mirror("503")
+    fashion = root / "FashionMNIST" / "raw"
+    fashion.mkdir(parents=True)
+    (fashion / "train-images-idx3-ubyte").write_bytes(b"...")
+    (root / "MNIST" / "processed").mkdir(parents=True)
+    with pytest.raises(mnist.DataUnavailable) as failure:
+        mnist.load("MNIST", train=True)
+    assert "looks like" not in str(failure.value)
+    assert "processed, torchvision's old format" in str(failure.value)
+
+
+def test_demo_auto_is_for_both_datasets_or_none(
+    mirror: Callable[[str], Path],
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """MNIST is there, Fashion-MNIST is not to be had."""
+    mirror("503")
+    dataset = mnist.DATASETS["FashionMNIST"]
+    monkeypatch.setattr(dataset, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setenv("DATA_DIR", str(data))
+    monkeypatch.setenv("DEMO", "auto")
+    assert not mnist.is_demo()
+    for name in ("MNIST", "FashionMNIST"):
+        mnist.load(name, train=False)
+        assert mnist.is_demo()
+    printed = capsys.readouterr().out
+    assert printed.count("DEMO: stand-ins instead of both datasets.") == 1
+    assert "FashionMNIST is not in" in printed

@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from zoo import code, markdown, notebook
 
 from submission import SubmissionError
 from submission.notebook import PLACEHOLDER, check_name
-from typstpdf.cells import describe
 
 KEPT = ["Müller-Lüdenscheidt-1", "O'Neill-12", "d’Arcy-12", "Łukasz-4"]
 KEPT += ["van der Berg-3", "李-5", "देवनागरी-7", PLACEHOLDER]
@@ -61,11 +59,3 @@ def test_every_surname_is_accepted(
 ) -> None:
     name = unicodedata.normalize("NFC", f"{joint.join(parts)}-{number}")
     assert check_name(name) == name
-
-
-def test_cells_are_named_for_people() -> None:
-    nb = notebook(
-        markdown("# Report\n\n## Task 1 ##\n\n```\n# no heading\n```"),
-        code("\n\nfirst = 1\nsecond"),
-    )
-    assert describe(nb, 1) == 'cell 2 (section "Task 1", "first = 1")'
