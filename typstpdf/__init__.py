@@ -1,50 +1,39 @@
 """An nbconvert exporter that makes a PDF with Typst: no TeX, no browser.
 
-Cells become HTML (`typstpdf.cells`), `Page` puts right what paper cannot
-show, pandoc turns it into Typst, and Typst sets it in the look of
-``page.typ``. It reads files only from a temporary folder that holds the
-notebook's own pictures.
+Cells become text or HTML (`typstpdf.cells`), HTML is looked at as a browser
+would (`typstpdf.looks`) and written as calls of Typst functions
+(`typstpdf.write`), formulas go through pandoc (`typstpdf.tex`), and Typst
+sets it all in the look of ``page.typ``. It reads files only from a temporary
+folder that holds the notebook's own pictures.
 """
 
-import base64
-import contextlib
-import json
+import copy
 import re
 import shutil
-import subprocess
 import tempfile
-import uuid
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-import pypandoc
 import typst
 from bs4 import Tag
 from nbconvert.exporters import Exporter
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbconvert.utils.exceptions import ConversionException
 from nbformat import NotebookNode
 from traitlets import Unicode
 
-from typstpdf.cells import MEDIA, show_cell, words
+from typstpdf.cells import CONTROL, Part, named, show_cell
+from typstpdf.looks import parse, styles
+from typstpdf.tex import Formula, typeset
+from typstpdf.write import HEADINGS, Refused, Typst, Writer, call, literal, slug, words
 
-# Typst of our own passes pandoc as a word that no notebook can hold; capital,
-# as in a heading's label, which pandoc writes small, it must not be found.
-MARK = f"Q{uuid.uuid4().hex.upper()}Q"
-MARKED = re.compile(f"{MARK}(\\w*?){MARK}")
-# A formula that pandoc left as words, which begin with an escaped dollar.
-BEYOND = re.compile(r'#formula\("((?:[^"\\]|\\.)*)", \w+\)\[\\')
-HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-PICTURE_FILE = re.compile(r"(?i).+\.(pdf|svg|png|jpe?g|gif|webp)")
-LINK = re.compile(r"(?i)(https?|ftp|mailto):|[^:]+([/?#]|$)|#.")
-WIDTH = re.compile(r"(?<![-\w])width: *([1-9]\d{0,4})[.\d]*(?:(%)|px|$|;)")
-CALLOUT = {"typst:fill": "luma(246)", "typst:inset": "1em"}
-# The fonts inside typst come first: they are the same on every machine.
-OWN_FONTS = "ignore_system_fonts"
 NO_GLYPH = re.compile(r'the text `"(.+?)"` could not be displayed')
 ESCAPED = re.compile(r"\\u\{(\w+)\}")
 PICTURE = re.compile(r'(?:image\("|─ .*)(picture-\d+)')
+DELIMITED = re.compile(
+    r"(?s)\$\$(.*)\$\$|\$(.*)\$|\\{1,2}[([](.*?)\\{1,2}[)\]]"
+)
+# The fonts inside typst come first: they are the same on every machine.
+OWN_FONTS = "ignore_system_fonts"
 
 
 class TypstPDFExporter(Exporter):
@@ -54,11 +43,16 @@ class TypstPDFExporter(Exporter):
     output_mimetype = "application/pdf"
     file_extension = ".pdf"
 
+    title = Unicode(
+        help="Its title; default: the first heading, or the file's name."
+    ).tag(config=True)
     author = Unicode(
         help="Who wrote it; default: the notebook's metadata ``authors``."
     ).tag(config=True)
     banner = Unicode(help="A warning on every page.").tag(config=True)
-    lang = Unicode("en", help="The text's language.").tag(config=True)
+    lang = Unicode(
+        help="The text's language; default: the metadata's, or English."
+    ).tag(config=True)
 
     def from_notebook_node(
         self,
@@ -76,207 +70,178 @@ class TypstPDFExporter(Exporter):
             ConversionException: Typst refuses the notebook as a whole.
         """
         nb, resources = super().from_notebook_node(nb, resources, **kwargs)
-        nb, _ = CoalesceStreamsPreprocessor().preprocess(nb, resources)
-        name = resources["metadata"].get("name", "")
-        authors = nb.metadata.get("authors", [])
-        author = self.author or ", ".join(a["name"] for a in authors)
-        pieces = [p for i in range(len(nb.cells)) for p in show_cell(nb, i)]
-        headline = take_title(pieces[0], author) if pieces else ""
-        page = Page(pieces, Path(resources["metadata"].get("path") or "."))
-        title = headline or name or "Notebook"
-        pdf = page.compile(title, headline, author, self.banner, self.lang)
+        about = resources["metadata"]
+        author = self.author or authors(nb.metadata.get("authors"))
+        lang = self.lang or str(nb.metadata.get("lang", "en"))
+        lang = lang[:2].lower() if re.match("[A-Za-z]{2}", lang) else "en"
+        page = Page(nb, author, Path(about.get("path") or "."))
+        title = self.title or str(nb.metadata.get("title", ""))
+        title = title or page.title or about.get("name") or "Notebook"
+        pdf = page.compile(title, author, self.banner, lang)
         resources["warnings"] = list(page.warnings)
         for warning in page.warnings:
             self.log.warning(warning)
         return pdf, resources
 
 
-def take_title(piece: Tag, author: str) -> str:
-    """Cut out the title, and the author's name below, for the template."""
-    heading = piece.select_one(":scope > h1:first-child")
-    below = piece.select_one(":scope > h1:first-child + *")
-    if below and words(below) == author:
-        below.decompose()
-    return words(heading.extract()) if heading else ""
-
-
-def quote(text: str) -> str:
-    """A Typst string literal."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def mark(typst: str) -> str:
-    """A word that becomes this Typst behind pandoc."""
-    return f"{MARK}{typst.encode().hex()}{MARK}"
-
-
-def pandoc(html: str) -> str:
-    """Turn HTML into Typst."""
-    # The one that came with pip: another on PATH may not know Typst.
-    files = Path(pypandoc.__file__).parent / "files"
-    program = shutil.which("pandoc", path=files)
-    # The sandbox keeps pandoc from opening files a text names.
-    options = ["--sandbox", "--quiet", "--wrap=none", "--preserve-tabs"]
-    options += ["--from=html+gfm_auto_identifiers", "--to=typst"]
-    typst = subprocess.check_output([program, *options], input=html.encode())
-    return MARKED.sub(lambda m: bytes.fromhex(m[1]).decode(), typst.decode())
+def authors(found: object) -> str:
+    """The names in a notebook's metadata, whatever their form."""
+    people = found if isinstance(found, list) else [found] if found else []
+    names = [p.get("name", "") if isinstance(p, dict) else p for p in people]
+    return ", ".join(str(name) for name in names if name)
 
 
 class Page:
-    """A notebook's pieces, turned from HTML into Typst, then into a PDF.
-
-    All at once, as starting pandoc takes longer than converting a cell.
+    """A notebook as Typst, changed until Typst takes it.
 
     Attributes:
+        title: the words of the first heading, if it stands at the top.
         warnings: a line for each thing that paper shows differently.
     """
 
-    def __init__(self, pieces: list[Tag], folder: Path) -> None:
-        self.folder = folder.resolve()
-        self.heading = ""
-        self.levels: list[str] = []
-        self.parts: dict[str, str] = {}
-        self.where: dict[str, str] = {}
-        self.pictures: dict[str, bytes] = {}
+    def __init__(self, nb: NotebookNode, author: str, folder: Path) -> None:
+        cells = range(len(nb.cells))
+        self.parts = [part for i in cells for part in show_cell(nb, i)]
+        self.bodies = [
+            parse(CONTROL.sub(named, part.text if part.kind == "html" else ""))
+            for part in self.parts
+        ]
+        self.folder = folder
+        self.headline = take_title(self.bodies[0], author) if cells else None
+        self.title = words(self.headline) if self.headline else ""
+        whole = [*([self.headline] if self.headline else []), *self.bodies]
+        found = [tag for body in whole for tag in formulas(body)]
+        self.formulas = typed(found)
+        self.looks = styles(self.bodies)
+        self.anchors = anchors(whole)
         self.warnings: dict[str, None] = {}
-        html = ""
-        for number, piece in enumerate(pieces):
-            self._prepare(piece)
-            between = mark(f"\0{number} ")
-            html += f"<p>{between}</p>{piece.decode_contents()}"
-        for number, part in re.findall("\0(\\d+) ([^\0]*)", pandoc(html)):
-            where = pieces[int(number)]["where"]
-            self.where[name := f"part-{number}.typ"] = where
-            self.parts[name] = f'#import "page.typ": *{part}'
-            for tex in BEYOND.findall(part):
-                self._warn(where, f"the formula {tex} is printed as TeX")
 
-    def _warn(self, where: str, what: str) -> None:
-        """Say what is shown differently: once, and in one line."""
-        self.warnings[" ".join(f"{where}: {what}".split())] = None
+    def write(self, refused: Refused) -> tuple[Typst | None, list[str], Writer]:
+        """The headline and the parts as Typst."""
+        writer = Writer(
+            self.folder, self.looks, self.formulas, self.anchors, refused
+        )
+        headline = self.headline and Typst(writer.spell(writer.inside(self.headline)))
+        parts = [
+            writer.write(part, body, number in refused.parts)
+            for number, (part, body) in enumerate(zip(self.parts, self.bodies))
+        ]
+        return headline, parts, writer
 
-    def _prepare(self, piece: Tag) -> None:
-        """Put right what pandoc would not, or paper does not show."""
-        if "lost" in piece.attrs:
-            self._warn(piece["where"], piece["lost"])
-        for tag in piece(True):
-            for name in [name for name in tag.attrs if "typst:" in name]:
-                del tag[name]  # pandoc would write it on as code
-            empty_media = tag.name in MEDIA and not words(tag)
-            if tag.name in ("img", "svg") or empty_media:
-                self._set_picture(piece["where"], tag)
-            if tag.name == "a" and not LINK.match(tag.get("href", "")):
-                del tag["href"]
-            elif tag.name in HEADINGS and words(tag):
-                self.heading = words(tag)
-                # A screen reader would miss a level that is left out.
-                above = [level for level in self.levels if level < tag.name]
-                self.levels = [*above, tag.name]
-                tag.name = f"h{len(self.levels)}"
-            elif tag.name in ("summary", "textarea", *HEADINGS):
-                tag.name = "p"
-            elif tag.name in ("script", "math"):
-                tex = (tag.string or words(tag)).strip() or "empty formula"
-                block = "display" in f"{tag.get('type')} {tag.get('display')}"
-                call = f"#formula({quote(tex)}, {str(block).lower()})["
-                tag.insert_before(mark(call))
-                tag.insert_after(mark("];"))
-            elif tag.name == "input" and tag.get("type") == "checkbox":
-                tag.replace_with("☒ " if tag.has_attr("checked") else "☐ ")
-            elif "alert" in tag.get("class", []):
-                tag.attrs |= CALLOUT
-            elif "dataframe" in tag.get("class", []):
-                for cell in tag(["td", "th"]):
-                    cell["style"] = "text-align: right"
-
-    def _set_picture(self, where: str, tag: Tag) -> None:
-        address = tag.get("src") or tag.get("data", "")
-        alt = tag.get("alt", "").strip()
-        if tag.name == "svg":
-            tag["xmlns"] = "http://www.w3.org/2000/svg"
-            tag["xmlns:xlink"] = "http://www.w3.org/1999/xlink"
-            data = str(tag).encode()
-        else:
-            data = self._fetch(address) if tag.name == "img" else None
-        if data is None:
-            kind = "picture" if tag.name == "img" else tag.name
-            self._warn(where, f"a link stands for the {kind} {address[:80]}")
-            tag.name, tag.attrs = "a", {"href": address}
-            tag.string = alt or address.partition(";base64")[0][:200]
-            return
-        self.pictures[name := f"picture-{len(self.pictures)}"] = data
-        alt = quote(alt or self.heading or "picture")
-        centred = bool(tag.find_parent(["center", "figure"]))
-        found = WIDTH.search(f"{tag.get('style')}; width: {tag.get('width')}")
-        # A pixel of CSS is 1/96 inch.
-        width = found[1] + (found[2] or "pt * 0.75") if found else "auto"
-        # On a line of its own, which Typst quotes if it cannot read it.
-        typst = f'#picture(\nimage("{name}", alt: {alt}),\n'
-        typst += f"{width}, {str(centred).lower()});"
-        tag.replace_with(mark(typst))
-
-    def _fetch(self, address: str) -> bytes | None:
-        """A picture's bytes; None if it is elsewhere."""
-        if address.startswith("data:"):
-            data = unquote(address.partition(",")[2])
-            with contextlib.suppress(ValueError):
-                return base64.b64decode("".join(data.split()), validate=True)
-            return data.encode()
-        with contextlib.suppress(OSError, ValueError):
-            path = Path(self.folder, unquote(address)).resolve()
-            inside = path.is_relative_to(self.folder)
-            if inside and PICTURE_FILE.fullmatch(path.name):
-                return path.read_bytes()
-        return None
-
-    def compile(self, *settings: str) -> bytes:
-        """Compile it with the template's settings, mended where need be.
+    def compile(self, title: str, author: str, banner: str, lang: str) -> bytes:
+        """Compile it with the template's settings, changed where need be.
 
         Raises:
             ConversionException: even so, Typst refuses it.
         """
-        main = f"#show: report.with({', '.join(map(quote, settings))})\n\n"
-        main += "\n\n".join(f'#include "{name}"' for name in self.parts)
-        self.parts["main.typ"] = f'#import "page.typ": *\n{main}'
-        options = {OWN_FONTS: True, "pdf_standards": ["ua-1"]}
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "main.typ")
-            shutil.copy(Path(__file__).with_name("page.typ"), folder)
-            for name, data in self.pictures.items():
-                Path(folder, name).write_bytes(data)
-            while True:
-                for name, part in self.parts.items():
-                    Path(folder, name).write_bytes(part.encode())
-                try:
-                    return typst.compile(path, root=folder, **options)
-                except typst.TypstError as error:
-                    message = error.diagnostic
-                if NO_GLYPH.search(message) and options.pop(OWN_FONTS, False):
-                    continue
-                if "embedding PDFs" not in message and self._mend(message):
-                    continue
+        refused = Refused()
+        options: dict[str, Any] = {OWN_FONTS: True, "pdf_standards": ["ua-1"]}
+        while True:
+            headline, parts, writer = self.write(refused)
+            self.warnings |= writer.warnings
+            texts = (call("x", text) for text in (title, author, banner))
+            settings = [Typst(writer.spell(literal(t))) for t in (title, author, banner)]
+            report = call("report.with", settings[0], headline, *settings[1:], lang)
+            try:
+                return compiled(report, parts, writer.pictures, options)
+            except typst.TypstError as error:
+                message = error.diagnostic
+            if NO_GLYPH.search(message) and options.pop(OWN_FONTS, False):
+                continue
+            before = copy.deepcopy(refused)
+            if "embedding PDFs" not in message:
+                self.refuse(refused, message, report, parts, writer, options)
+            if refused == before:
                 if not options.pop("pdf_standards", None):
                     raise ConversionException(message)
-                self._warn("not for screen readers", message.splitlines()[0])
+                first = message.splitlines()[0]
+                self.warnings[f"not for screen readers: {first}"] = None
 
-    def _mend(self, message: str) -> bool:
-        """Replace what Typst refuses by what it can set, if anything."""
-        before = self.parts.copy()
+    def refuse(self, refused, message, report, parts, writer, options):
+        """Find what Typst does not take, and note it."""
         message = ESCAPED.sub(lambda m: chr(int(m[1], 16)), message)
-        for text in NO_GLYPH.findall(message):
-            spelt = "".join(f"«U+{ord(char):04X}»" for char in text)
-            self._swap(text, spelt, f"no font has {spelt}")
-        for name in PICTURE.findall(message):
-            self._swap(f'image("{name}",', "damaged(", "a picture is damaged")
-        refused = re.search(r"part-\d+\.typ", message)
-        source = self.parts[refused[0]] if refused else "#raw"
-        if self.parts == before and not source.startswith("#raw"):
-            new = f"#raw({quote(source)}, block: true)"
-            self._swap(source, new, "what Typst refuses is shown as source")
-        return self.parts != before
+        signs = set("".join(NO_GLYPH.findall(message)))
+        pictures = set(PICTURE.findall(message))
+        refused.signs |= signs
+        refused.pictures |= pictures
+        if signs or pictures:
+            return
+        def fails(part: str) -> bool:
+            try:
+                compiled(report, [part], writer.pictures, options)
+            except typst.TypstError:
+                return True
+            return False
+        named_part = re.search(r"part-(\d+)\.typ", message)
+        numbers = [int(named_part[1])] if named_part else range(len(parts))
+        for number in numbers:
+            if number in refused.parts or not fails(parts[number]):
+                continue
+            within = [t for t in formulas(self.bodies[number]) if self.formulas[id(t)].typst]
+            bad = {id(t) for t in within if fails(writer.formula(t))} - refused.formulas
+            refused.formulas |= bad
+            if not bad:
+                refused.parts.add(number)
 
-    def _swap(self, old: str, new: str, warning: str) -> None:
-        for name, part in self.parts.items():
-            if old in part:
-                self.parts[name] = part.replace(old, new)
-                self._warn(self.where.get(name, "the title"), warning)
+
+def compiled(report: str, parts: list[str], pictures: dict[str, bytes], options: dict) -> bytes:
+    """What Typst makes of the parts, in a folder that holds nothing else."""
+    main = f'#import "page.typ": *\n#show: {report}\n'
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place, "all")
+        (folder / "packages").mkdir(parents=True)
+        shutil.copy(Path(__file__).with_name("page.typ"), folder)
+        for name, data in pictures.items():
+            Path(folder, name).write_bytes(data)
+        for number, part in enumerate(parts):
+            name = f"part-{number}.typ"
+            main += f'#include "{name}"\n'
+            source = f'#import "page.typ": *\n#{part or "[]"}\n'
+            Path(folder, name).write_bytes(source.encode())
+        path = folder / "main.typ"
+        path.write_bytes(main.encode())
+        return typst.compile(path, root=folder, package_path=folder / "packages", **options)
+
+
+def take_title(body: Tag, author: str) -> Tag | None:
+    """Cut out the title, and the author's name below, for the template."""
+    heading = body.select_one(":scope > h1:first-child")
+    below = body.select_one(":scope > h1:first-child + *")
+    if author and below and words(below) == author:
+        below.decompose()
+    return heading and heading.extract()
+
+
+def formulas(body: Tag) -> list[Tag]:
+    """The formulas of a text, where Jupyter looks for them."""
+    found = body.select('script[type^="math/tex"]')
+    for tag in [*found]:
+        if tag.find_parent(class_=["tex2jax_ignore", "mathjax_ignore"]):
+            tag.replace_with(tag.string or "")
+            found.remove(tag)
+    return found
+
+
+def typed(tags: list[Tag]) -> dict[int, Formula]:
+    """Formulas by the ``id()`` of their tags."""
+    pairs = []
+    for tag in tags:
+        tex = (tag.string or "").strip()
+        block = "display" in tag["type"] or tex.startswith(("$$", "\\[", "\\\\[", "\\begin"))
+        if found := DELIMITED.fullmatch(tex):
+            tex = next(filter(None, found.groups()), "")
+        pairs.append((tex, block))
+    return dict(zip(map(id, tags), typeset(pairs), strict=True))
+
+
+def anchors(bodies: list[Tag]) -> dict[str, int]:
+    """Where links within the document lead: a name, and a tag's ``id()``."""
+    places: dict[str, int] = {}
+    for body in bodies:
+        for tag in body(HEADINGS):
+            said = "".join(tag.find_all(string=True))
+            places.setdefault(slug(said.replace("$", "")), id(tag))
+    for body in bodies:
+        for tag in body.select("[id], a[name]"):
+            places.setdefault(tag.get("id", tag.get("name")), id(tag))
+    return places
