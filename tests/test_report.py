@@ -148,14 +148,6 @@ def test_only_the_first_epochs_are_distorted(
     assert counts == [steps, 2 * steps, 3 * steps, 4 * steps, 4 * steps]
 
 
-def test_loss_that_is_not_finite_stops_the_training(
-    report: Report, digits: tuple
-) -> None:
-    images = torch.full_like(digits[0], torch.nan)
-    with pytest.raises(FloatingPointError, match="epoch 1"):
-        quick(report, small_cvae(), (images, digits[1]))
-
-
 @pytest.mark.parametrize("images", [640, 2 * 64])
 def test_short_trainings_have_a_schedule(report: Report, images: int) -> None:
     """Ten steps in all are where a warm-up of a tenth has none."""
