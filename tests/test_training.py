@@ -5,6 +5,8 @@ from types import SimpleNamespace as Report
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from network import CVAE
 
@@ -128,3 +130,22 @@ def test_evaluation_leaves_the_random_stream_alone(report: Report) -> None:
     before = torch.get_rng_state()
     report.evaluate(model, IMAGES, LABELS)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class NoDoubles(TorchDispatchMode):
+    """Fail where an operation gives float64, which MPS does not have."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **kwargs or {})
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                assert tensor.dtype != torch.float64, func
+        return result
+
+
+def test_no_double_precision_is_used(report: Report) -> None:
+    with NoDoubles():
+        model = CVAE(2, mean_image=IMAGES.mean(dim=0), width=16)
+        train(report, model=model, distorted=1.0)
+        report.evaluate(model, IMAGES, LABELS)
+        model.sample(LABELS)
