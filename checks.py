@@ -1,6 +1,6 @@
-"""What the report's training refuses, and says in words of its own.
+"""What the network and the report's training refuse, in words of their own.
 
-Here, so that the loop in the notebook stays readable.
+Here, so that the network and the loop in the notebook stay readable.
 """
 
 import inspect
@@ -11,9 +11,60 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from network import CVAE
+FINITE = torch.finfo(torch.float32).max
+
+
+def check_tensor(
+    name: str,
+    x: Tensor,
+    shape: tuple[int | str, ...],
+    like: Tensor | None,
+    low: float = -FINITE,
+    high: float = FINITE,
+) -> None:
+    """Raise ValueError for another shape, dtype, device or range of values.
+
+    A first size "B" is any. ``like`` has the dtype and the device; None is
+    float32 on any device. While gradients are recorded, values are looked
+    at on a CPU only: every step would have to wait for an accelerator.
+    """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: expected a tensor, got {type(x).__name__}")
+    dtype = torch.float32 if like is None else like.dtype
+    device = x.device if like is None else like.device
+    sizes = tuple(x.shape)
+    if x.ndim and shape[0] == "B":
+        sizes = "B", *x.shape[1:]
+    if (x.dtype, sizes, x.device) != (dtype, shape, device):
+        of = f"{name}: expected {dtype} {shape} on {device}".replace("'", "")
+        got = f"{x.dtype} {tuple(x.shape)} on {x.device}"
+        raise ValueError(f"{of}, got {got}")
+    if x.numel() and (x.device.type == "cpu" or not torch.is_grad_enabled()):
+        least, most = x.min().item(), x.max().item()
+        if not (low <= least and most <= high):  # NaN is refused as well
+            got = f"{least:g} to {most:g}"
+            of = f"{low:g} to {high:g}"
+            raise ValueError(f"{name}: expected {of}, got {got}")
+
+
+def check_labels(labels: Tensor, size: int | str, classes: Tensor) -> None:
+    """Raise ValueError unless these are ``size`` ("B": any) of the classes.
+
+    ``classes`` are 0, 1, … (num_classes,), where labels are expected.
+    """
+    check_tensor("labels", labels, (size,), classes, 0, len(classes) - 1)
+
+
+def check_sizes(*sizes: int) -> None:
+    """Raise ValueError unless these are numbers of things."""
+    for size in sizes:
+        if type(size) is not int or size < 1:
+            raise ValueError(
+                "latent_dim, num_classes and width: expected integers from "
+                f"1, got {size!r}"
+            )
 
 
 @contextmanager
@@ -38,7 +89,7 @@ def is_number(x: object, low: float, high: float, kind: type = Real) -> bool:
 
 
 def check_training(
-    model: CVAE,
+    model: nn.Module,
     images: Tensor,
     labels: Tensor,
     epochs: int,

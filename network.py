@@ -3,21 +3,23 @@
 Kingma & Welling, "Auto-Encoding Variational Bayes" (arXiv:1312.6114), with
 the class label given to encoder and decoder as in Sohn et al., "Learning
 Structured Output Representation using Deep Conditional Generative Models"
-(NeurIPS 2015): each class shifts every hidden layer and has its own linear
-map of the codes on either side of z.
+(NeurIPS 2015). Each class shifts every hidden layer, scales the first of each
+network (FiLM, Perez et al., arXiv:1709.07871), and has its own linear map of
+the codes on either side of z.
 """
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from checks import check_labels, check_sizes, check_tensor
+
 IMAGE_SHAPE = (1, 28, 28)
 NUM_PIXELS = 28 * 28
-FINITE = torch.finfo(torch.float32).max
 
 
 class ConditionalMLP(nn.Module):
-    """Hidden layers, residual from the second on, with a bias per class."""
+    """A FiLM layer, residual layers, ``depth`` in all, a linear output."""
 
     def __init__(
         self, size_in: int, width: int, depth: int, size_out: int, labels: int
@@ -29,12 +31,14 @@ class ConditionalMLP(nn.Module):
         )
         # from 0, training would first have to find out that classes differ
         self.shifts = nn.Parameter(0.5 * torch.randn(depth, labels, width))
+        self.scale = nn.Parameter(torch.ones(labels, width))
         self.last = nn.Linear(width, size_out)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Map ``x`` (B, size_in) to (B, size_out)."""
         first, *others = (F.embedding(labels, s) for s in self.shifts)
-        h = F.silu(self.first(x).add_(first))  # (B, width)
+        scale = F.embedding(labels, self.scale)  # (B, width)
+        h = F.silu(scale * self.first(x).add_(first))
         for layer, shift in zip(self.residual, others, strict=True):
             h = F.silu(layer(h).add_(shift)).add_(h)  # in place: less memory
         return self.last(h)
@@ -46,7 +50,7 @@ class CVAE(nn.Module):
     The prior p(z) is N(0, I) for every class. Images are (B, 1, 28, 28) in
     [0, 1], z is finite and (B, latent_dim), labels are (B,) int64 from 0 to
     num_classes - 1: tensors of the parameters' dtype (float32) and device.
-    Anything else raises ValueError (see `check` for accelerators).
+    Anything else raises ValueError (see `check_tensor` for accelerators).
 
     Args:
         latent_dim: Dimension of z.
@@ -64,11 +68,11 @@ class CVAE(nn.Module):
         width: int = 384,
     ) -> None:
         super().__init__()
-        for size in (latent_dim, num_classes, width):
-            if type(size) is not int or size < 1:
-                raise ValueError(f"expected sizes from 1, got {size!r}")
+        check_sizes(latent_dim, num_classes, width)
         self.latent_dim = latent_dim
         self.num_classes = num_classes
+        classes = torch.arange(num_classes)
+        self.register_buffer("classes", classes, persistent=False)
         identity = torch.eye(latent_dim).repeat(num_classes, 1, 1)
         self.encoder_map = nn.Parameter(identity)
         self.decoder_map = nn.Parameter(identity.clone())
@@ -77,10 +81,8 @@ class CVAE(nn.Module):
         sizes = latent_dim, width, 3, NUM_PIXELS, num_classes
         self.decoder = ConditionalMLP(*sizes)
         if mean_image is not None:
-            like = torch.empty(0, device=getattr(mean_image, "device", None))
-            check("mean_image", mean_image, IMAGE_SHAPE, like, 0, 1)
-            logit = mean_image.flatten().logit(eps=1e-3)
-            self.decoder.last.bias.data.copy_(logit)
+            check_tensor("mean_image", mean_image, IMAGE_SHAPE, None, 0, 1)
+            self.decoder.last.bias.data[:] = mean_image.flatten().logit(1e-3)
 
     def encode(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior N(mu, diag(exp(logvar))): mu, logvar (B, latent_dim)."""
@@ -92,9 +94,8 @@ class CVAE(nn.Module):
 
     def decode(self, z: Tensor, labels: Tensor) -> Tensor:
         """Logits (B, 1, 28, 28) of the Bernoulli means under p(x|z, y)."""
-        shape = "B", self.latent_dim
-        check("z", z, shape, self.decoder_map, -FINITE, FINITE)
-        self._check_labels(labels, len(z))
+        check_tensor("z", z, ("B", self.latent_dim), self.decoder_map)
+        check_labels(labels, len(z), self.classes)
         return self._decode(z, labels)
 
     def _decode(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -112,51 +113,23 @@ class CVAE(nn.Module):
     @torch.no_grad()
     def sample(self, labels: Tensor, z: Tensor | None = None) -> Tensor:
         """Means (B, 1, 28, 28) of p(x|z, y); z is from the prior if None."""
-        self._check_labels(labels, "B")
         if z is None:
-            prior_mean = self.decoder_map.new_zeros(1, self.latent_dim)
-            z = torch.randn_like(prior_mean.expand(len(labels), -1))
+            check_labels(labels, "B", self.classes)
+            shape = len(labels), self.latent_dim
+            z = self.decoder_map.new_empty(shape).normal_()
         return self.decode(z, labels).sigmoid()
 
     def check(self, images: Tensor, labels: Tensor) -> None:
-        """Raise ValueError unless these are images and their labels."""
-        check("images", images, ("B", *IMAGE_SHAPE), self.encoder_map, 0, 1)
-        self._check_labels(labels, len(images))
-
-    def _check_labels(self, labels: Tensor, size: int | str) -> None:
-        like = self.decoder_map.new_empty(0, dtype=torch.int64)
-        check("labels", labels, (size,), like, 0, self.num_classes - 1)
-
-
-def check(
-    name: str, x: Tensor, shape: tuple, like: Tensor, low: float, high: float
-) -> None:
-    """Raise ValueError for another type, shape, device or range.
-
-    A first size "B" is any. While gradients are recorded, values are looked
-    at on a CPU only: every step would have to wait for an accelerator.
-    """
-    want, got = f"{like.dtype} {shape} on {like.device}", type(x).__name__
-    if isinstance(x, Tensor):
-        got = f"{x.dtype} {tuple(x.shape)} on {x.device}"
-        if shape[0] == "B" and x.ndim:
-            shape = len(x), *shape[1:]
-    if got != f"{like.dtype} {shape} on {like.device}":
-        raise ValueError(f"{name}: expected a tensor {want}, got {got}")
-    if x.numel() and (x.device.type == "cpu" or not torch.is_grad_enabled()):
-        least, most = x.min().item(), x.max().item()
-        if not (low <= least and most <= high):  # NaN is refused as well
-            raise ValueError(
-                f"{name}: expected {low:g} to {high:g}, "
-                f"got {least:g} to {most:g}"
-            )
+        """Raise ValueError unless these are images with their labels."""
+        shape = "B", *IMAGE_SHAPE
+        check_tensor("images", images, shape, self.encoder_map, 0, 1)
+        check_labels(labels, len(images), self.classes)
 
 
 def map_codes(codes: Tensor, labels: Tensor, maps: Tensor) -> Tensor:
     """Map codes (B, latent_dim) by the matrix of their class in ``maps``.
 
-    These are (num_classes, latent_dim, latent_dim). Without them all classes
-    share the axes of z, and the codes of a class fill the prior less well.
+    Without them the classes share axes and fill the prior less well.
     """
     one_hot = F.one_hot(labels, len(maps)).to(codes.dtype)
     by_class = one_hot[:, :, None] * codes[:, None]  # (B, classes, dim)

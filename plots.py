@@ -5,9 +5,11 @@ arguments, and each ``plot_…`` returns a figure.
 """
 
 import base64
+import hashlib
 import html
 import io
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from inspect import getsource
 from pathlib import Path
@@ -27,6 +29,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import Pipeline, make_pipeline
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.utils import make_grid
 
 import network
@@ -40,9 +43,10 @@ COLORS = [
 ]  # fmt: skip
 WIDTH = 6.5  # inches, of the page's text
 HALO = [withStroke(linewidth=2.4, foreground="w")]
-# Read when the modules are imported: the text of the code that runs.
+# Read when the modules are imported: the text of the code that runs, without
+# its docstrings.
 NETWORK_CODE = "\n\n".join(
-    getsource(part).rstrip()
+    re.sub(r'(?s)\n *""".*?"""', "", textwrap.dedent(getsource(part))).strip()
     for part in (
         network.CVAE.encode,
         network.reparametrise,
@@ -50,7 +54,8 @@ NETWORK_CODE = "\n\n".join(
     )
 )
 PNG = re.compile(r"data:image/png;base64,([^\"]+)")
-_shown: dict[str, HTML | Markdown] = {}
+_read: dict[str, str] = {}  # SHA-256 by name: a cell run again keeps it
+_shown: dict[str, object] = {}  # by place
 
 
 def set_style() -> None:
@@ -68,13 +73,15 @@ def set_style() -> None:
     matplotlib.rc("svg", hashsalt="the same file from the same data")
 
 
-def show(fig: Figure, name: str, caption: str, place: str = "") -> None:
+def show(fig: Figure, name: str, number: int, place: str = "") -> None:
     """Save a figure as ``figures/NAME.svg`` and show it with its caption.
+
+    The caption, HTML, is the figure's label.
 
     Args:
         fig: The figure.
         name: The file's name, without its suffix.
-        caption: HTML.
+        number: Of the figure, for its caption.
         place: Where to show it: a name that `reserve` was given. Here, if
             empty.
     """
@@ -89,7 +96,8 @@ def show(fig: Figure, name: str, caption: str, place: str = "") -> None:
     width = round(96 * fig.get_figwidth())  # 96 px of a page are an inch
     picture = HTML(
         f'<figure><img src="data:image/svg+xml;base64,{svg}" alt="{alt}" '
-        f'width="{width}"><figcaption>{caption}</figcaption></figure>'
+        f'width="{width}"><figcaption>Figure {number}: '
+        f"{fig.get_label()}</figcaption></figure>"
     )
     if place:
         fill(place, picture)
@@ -106,6 +114,14 @@ def _with_fewer_colors(found: re.Match) -> str:
     return f"data:image/png;base64,{data}"
 
 
+def note_modules(names: Iterable[str]) -> None:
+    """Note in an output's metadata which modules the kernel has read."""
+    for name in names:
+        content = Path(name).read_bytes()
+        _read.setdefault(name, hashlib.sha256(content).hexdigest())
+    display(Markdown(""), metadata={"ran_with": dict(_read)})
+
+
 def reserve(place: str) -> None:
     """Keep a place for `fill`; run again, it shows what is there now."""
     display(
@@ -113,10 +129,15 @@ def reserve(place: str) -> None:
     )
 
 
-def fill(place: str, content: HTML | Markdown) -> None:
-    """Show something at a place that `reserve` has kept."""
-    _shown[place] = content
-    update_display(content, display_id=place)
+def fill(place: str, content: object) -> None:
+    """Show Markdown, or a picture, at a place that `reserve` has kept."""
+    _shown[place] = Markdown(content) if isinstance(content, str) else content
+    update_display(_shown[place], display_id=place)
+
+
+def show_code(code: str) -> None:
+    """Show Python code as it is shown in a Markdown cell."""
+    display(Markdown(f"```python\n{code}\n```"))
 
 
 def table(header: str, row: str, rows: Iterable[Sequence]) -> None:
@@ -153,13 +174,13 @@ def draw(
 
 
 def plot_rows(
-    blocks: dict[str, Tensor], rows: Sequence = (), size: float = 0.25
+    blocks: dict[str, Tensor], caption: str, size: float = 0.25
 ) -> Figure:
     """Draw tiled images side by side, with a title above each.
 
     Args:
         blocks: Title: images (columns, rows, 1, 28, 28).
-        rows: Labels of the first block's rows.
+        caption: HTML.
         size: Of an image, in inches.
     """
     height = max(images.shape[1] for images in blocks.values())
@@ -167,8 +188,9 @@ def plot_rows(
     widths = [len(images) for images in blocks.values()]
     axes = fig.subplots(1, len(blocks), squeeze=False, width_ratios=widths)
     for ax, (title, images) in zip(axes[0], blocks.items(), strict=True):
-        draw(ax, images, rows=rows if ax is axes[0][0] else ())
+        draw(ax, images)
         ax.set_title(title)
+    fig.set_label(caption)
     return fig
 
 
@@ -176,7 +198,9 @@ def plot_epochs(samples: Tensor, large: int = 20) -> Figure:
     """Draw samples (epochs, 10, 1, 28, 28): the first epochs are larger."""
     first, others = samples[:large], samples[large:]
     sizes = [
-        min(6.3 / len(part), 0.4) for part in (first, others) if len(part)
+        min(6.2 / len(part), limit)
+        for part, limit in ((first, 0.24), (others, 0.14))
+        if len(part)
     ]
     heights = [10 * size + 0.3 for size in sizes]
     fig = Figure(figsize=(WIDTH, sum(heights)))
@@ -186,6 +210,7 @@ def plot_epochs(samples: Tensor, large: int = 20) -> Figure:
         draw(ax, part, range(start, start + len(part)), range(10))
         ax.set(xlabel="epoch", anchor="W")
         start += len(part)
+    fig.set_label("A sample for each class after every epoch.")
     return fig
 
 
@@ -196,7 +221,7 @@ def plot_training(history: Tensor, held_out: Tensor) -> Figure:
         history: At every step, (epochs, steps, 2).
         held_out: On test images after every epoch, (epochs, 2).
     """
-    fig = Figure(figsize=(WIDTH, 2.5))
+    fig = Figure(figsize=(WIDTH, 2.3))
     left, right = fig.subplots(1, 2, width_ratios=(1.15, 1))
     steps = np.arange(history[..., 0].numel()) + 1
     ends = steps[history.shape[1] - 1 :: history.shape[1]]
@@ -223,6 +248,10 @@ def plot_training(history: Tensor, held_out: Tensor) -> Figure:
     for ax in (left, right):
         for line in ax.legend(loc="upper right").get_lines():
             line.set_linewidth(1.5)
+    fig.set_label(
+        "The loss at every step (left, logarithmic) and its two terms "
+        "(right). Black: 2,000 test images after each epoch."
+    )
     return fig
 
 
@@ -275,7 +304,12 @@ def plot_latent_spaces(
             plot_margin(margin, codes.numpy(), frame, across)
         letter = "abcd"[number]
         above.set_title(f"({letter}) {title}", loc="left", pad=3)
-        above.set_title(f"{outside:,} outside", loc="right", pad=3)
+        sigma = (0.5 * logvar).exp().median()
+        above.set_title(
+            f"$\\sigma$ = {sigma:.2g}; {outside:,} outside",
+            loc="right",
+            pad=3,
+        )
     digits = [Patch(color=c, label=str(i)) for i, c in enumerate(COLORS)]
     lines = [
         Circle(
@@ -302,6 +336,15 @@ def plot_latent_spaces(
             columnspacing=1.2,
             borderaxespad=0,
         )
+    fig.set_label(
+        "The means of all test images (triangles: outside the frame). σ: "
+        "median width of the posteriors. Margins: codes z drawn from them "
+        "(grey), density of N(0, 1). <b>(a)</b> Precise codes, not held near "
+        "the prior. <b>(b)</b> All means are at 0, every posterior is "
+        "practically the prior: z says nothing. <b>(c)</b> Narrow posteriors "
+        "together fill the prior; the classes lie on top of each other. "
+        "<b>(d)</b> Told no labels, z has to say the class: they separate."
+    )
     return fig
 
 
@@ -431,7 +474,7 @@ def plot_planes(
     Above, one label at a grid of z, both coordinates from -extent to extent;
     below, two samples from the prior for each class.
     """
-    fig = Figure(figsize=(WIDTH, 2.85))
+    fig = Figure(figsize=(WIDTH, 2.6))
     axes = fig.subplots(2, len(models), height_ratios=(5, 1.1))
     steps = torch.linspace(-extent, extent, 9)
     z = torch.cartesian_prod(steps, -steps)  # columns, then rows from above
@@ -451,40 +494,128 @@ def plot_planes(
         upper.set_xticks((-extent, 0, extent))
         upper.set_yticks((-extent, 0, extent) if not column else ())
         draw(lower, prior_samples(model, 2)[0].unflatten(0, (-1, 2)))
+    fig.set_label(
+        "Above: what the models draw for one label at each z from −2 to 2. "
+        "Below: two samples from the prior for each class."
+    )
     return fig
 
 
 def plot_scored(
     images: Tensor,
+    losses: Tensor,
     drawn: Tensor,
-    above: Sequence[str],
-    below: Sequence[str],
+    labels: Tensor,
+    names: Sequence[str],
+    caption: str,
 ) -> Figure:
-    """Draw images (N, 1, 28, 28) over their reconstructions, with labels."""
-    fig = Figure(figsize=(WIDTH, 1.62))
+    """Draw images over their reconstructions, ten in a row.
+
+    Args:
+        images: (N, 1, 28, 28).
+        losses: Printed below, (N,).
+        drawn: Reconstructions, (N, 1, 28, 28).
+        labels: With which they were drawn, (N,).
+        names: Printed above, N.
+        caption: HTML.
+    """
     pairs = torch.stack([images, drawn], dim=1)
-    draw(fig.subplots(), pairs, below, ["image", "drawn"], above)
+    rows = len(images) // 10
+    fig = Figure(figsize=(WIDTH, 1.42 * rows))
+    scores = zip(labels, losses, strict=True)
+    below = [f"label {label}\n{loss:.0f}" for label, loss in scores]
+    for row, ax in enumerate(fig.subplots(rows, 1, squeeze=False)[:, 0]):
+        part = slice(10 * row, 10 * row + 10)
+        draw(ax, pairs[part], below[part], ["image", "drawn"], names[part])
+    fig.set_label(caption)
     return fig
 
 
-def plot_losses(losses: dict[str, np.ndarray], threshold: float) -> Figure:
-    """Draw histograms of losses in the same bins, on a logarithmic axis."""
-    fig = Figure(figsize=(WIDTH, 1.9))
+def plot_losses(
+    digits: Tensor, garments: Tensor, threshold: Tensor
+) -> Figure:
+    """Draw histograms of losses (N,), (M,), logarithmic, in the same bins."""
+    fig = Figure(figsize=(WIDTH, 1.7))
     ax = fig.subplots()
-    values = np.log10(np.concatenate(list(losses.values())))
-    bins = np.linspace(values.min(), values.max(), 90)
-    for (name, of_set), color in zip(losses.items(), COLORS, strict=False):
-        ax.hist(np.log10(of_set), bins, alpha=0.7, label=name, color=color)
-    ax.axvline(np.log10(threshold), c="k", lw=0.8, ls="--", label="threshold")
-    ticks = [20, 50, 100, 200, 500, 1000, 2000, 5000]
+    values = torch.cat([digits, garments]).log10()
+    bins = np.linspace(values.min().item(), values.max().item(), 90)
+    for name, losses, color in (
+        ("MNIST", digits, COLORS[0]),
+        ("Fashion-MNIST", garments, COLORS[1]),
+    ):
+        ax.hist(losses.log10().numpy(), bins, alpha=0.7, label=name, fc=color)
+    label = f"threshold, {threshold:.0f} nats"
+    ax.axvline(np.log10(threshold), c="k", lw=0.8, ls="--", label=label)
+    ticks = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
     ax.set_xticks(np.log10(ticks), ticks)
-    ax.set(
-        xlabel="reconstruction loss, nats (logarithmic)",
-        xlim=(bins[0], bins[-1]),
-    )
-    ax.set(ylabel="images per bin")
+    ax.set(xlabel="reconstruction loss, nats (logarithmic)")
+    ax.set(ylabel="images per bin", xlim=(bins[0], bins[-1]))
     ax.legend()
+    fig.set_label(
+        "Reconstruction losses of all test images of both datasets."
+    )
     return fig
+
+
+def first_of_each_class(*data: tuple[Tensor, Tensor]) -> Tensor:
+    """The first image of every class of datasets: (10 * N, 1, 28, 28)."""
+    return torch.stack(
+        [
+            images[labels == label][0]
+            for images, labels in data
+            for label in range(10)
+        ]
+    )
+
+
+def first_five(
+    scores: Tensor, images: Tensor, labels: Tensor, classes: Sequence[str]
+) -> tuple[Tensor, list[str]]:
+    """The five images with the lowest scores (N,), and their classes."""
+    chosen = scores.topk(5, largest=False).indices.to(images.device)
+    return images[chosen], [classes[label] for label in labels[chosen]]
+
+
+def with_parts(
+    parts: Iterable[str], latent_dim: int, mean_image: Tensor, seed: int
+) -> network.CVAE:
+    """A CVAE with only some parts: the others are frozen or shared.
+
+    Args:
+        parts: Some of "shifts" (biases of the classes in all hidden layers,
+            not in the first alone), "start" (they differ at the start, which
+            is at the mean image), "scales" and "maps".
+        latent_dim: Dimension of z.
+        mean_image: (1, 28, 28), on the device of the network.
+        seed: Of its weights.
+    """
+    torch.manual_seed(seed)
+    start = mean_image if "start" in parts else None
+    model = network.CVAE(latent_dim, mean_image=start).to(mean_image.device)
+    for half in (model.encoder, model.decoder):
+        if "start" not in parts:
+            half.shifts.data.zero_()
+        if "shifts" not in parts:  # behind the first, one bias for all
+            half.shifts.register_hook(_shared_behind_the_first)
+        half.scale.requires_grad_("scales" in parts)
+    model.encoder_map.requires_grad_("maps" in parts)
+    model.decoder_map.requires_grad_("maps" in parts)
+    return model
+
+
+def _shared_behind_the_first(gradient: Tensor) -> Tensor:
+    """Equal gradients for all classes keep equal shifts equal."""
+    mean = gradient[1:].mean(dim=1, keepdim=True).expand_as(gradient[1:])
+    return torch.cat([gradient[:1], mean])
+
+
+@torch.no_grad()
+def judge_model(
+    judge: Pipeline, model: network.CVAE, images: Tensor, labels: Tensor
+) -> tuple[float, float]:
+    """`distance_at_least` of images, and the share recognised of samples."""
+    distance = distance_at_least(*model.encode(images, labels), labels)
+    return distance, recognised(judge, *prior_samples(model, 1000)).mean()
 
 
 def fit_judge(images: Tensor, labels: Tensor) -> Pipeline:
@@ -560,11 +691,58 @@ def distance_at_least(mu: Tensor, logvar: Tensor, labels: Tensor) -> float:
     return float(np.mean(bounds))
 
 
-def pca_error(pca: PCA, images: Tensor) -> Tensor:
-    """Squared error per pixel of images behind principal components: (N,)."""
-    pixels = images.flatten(1).cpu().double()
-    rest = pca.inverse_transform(pca.transform(pixels)) - pixels.numpy()
-    return torch.from_numpy(rest).square().mean(dim=1)
+def share_read(mu: Tensor, labels: Tensor) -> float:
+    """How often 15-nearest neighbours read the class from codes (N, d).
+
+    They are fitted on every second code and tried on the others.
+    """
+    neighbours = KNeighborsClassifier(15).fit(mu[::2], labels[::2])
+    return neighbours.score(mu[1::2], labels[1::2])
+
+
+def pixel_entropy(images: Tensor) -> Tensor:
+    """Entropy of the grey levels read as Bernoulli means: (N,), nats."""
+    entropy = F.binary_cross_entropy(images, images, reduction="none")
+    return entropy.sum(dim=(1, 2, 3))
+
+
+def fit_linear(images: Tensor, sizes: Iterable[int]) -> dict[str, PCA]:
+    """Principal components of images (N, 1, 28, 28), some numbers of them."""
+    pixels = images.flatten(1).cpu().double().numpy()
+    return {f"PCA, {n} components": PCA(n).fit(pixels) for n in sizes}
+
+
+def anomaly_scores(
+    images: Tensor,
+    loss: Tensor,
+    drawn: Tensor,
+    labels: Tensor,
+    linear: dict[str, PCA],
+) -> dict[str, Tensor]:
+    """Anomaly scores (N,): larger means more anomalous.
+
+    Args:
+        images: (N, 1, 28, 28).
+        loss: Their reconstruction losses, (N,).
+        drawn: Their reconstructions, (N, 1, 28, 28).
+        labels: With which these were drawn, (N,): no score uses them.
+        linear: From `fit_linear`.
+    """
+    images, loss, drawn = images.cpu(), loss.cpu(), drawn.cpu()
+    entropy = pixel_entropy(images)
+    scores = {
+        "CVAE, reconstruction loss": loss,
+        "CVAE, loss minus pixel entropy": loss - entropy,
+        "CVAE, pixel MSE": (drawn - images).square().mean(dim=(1, 2, 3)),
+    }
+    pixels = images.flatten(1).double().numpy()
+    for name, pca in linear.items():
+        rest = pca.inverse_transform(pca.transform(pixels)) - pixels
+        errors = torch.from_numpy(rest).square().mean(dim=1)
+        scores[f"{name}, pixel MSE"] = errors
+    scores["pixel entropy"] = entropy
+    scores["mean intensity"] = images.mean(dim=(1, 2, 3))
+    return scores
 
 
 def separation(

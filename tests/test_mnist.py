@@ -357,3 +357,24 @@ def test_other_data_are_no_look_alikes(
         mnist.load("MNIST", train=True)
     assert "looks like" not in str(failure.value)
     assert "processed, torchvision's old format" in str(failure.value)
+
+
+def test_demo_auto_is_for_both_datasets_or_none(
+    mirror: Callable[[str], Path],
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """MNIST is there, Fashion-MNIST is not to be had."""
+    mirror("503")
+    dataset = mnist.DATASETS["FashionMNIST"]
+    monkeypatch.setattr(dataset, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setenv("DATA_DIR", str(data))
+    monkeypatch.setenv("DEMO", "auto")
+    assert not mnist.is_demo()
+    for name in ("MNIST", "FashionMNIST"):
+        mnist.load(name, train=False)
+        assert mnist.is_demo()
+    printed = capsys.readouterr().out
+    assert printed.count("DEMO: stand-ins instead of both datasets.") == 1
+    assert "FashionMNIST is not in" in printed

@@ -133,7 +133,7 @@ def test_only_the_first_epochs_are_distorted(
     report: Report, digits: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    names = report.train.__globals__
+    names = report.train.__wrapped__.__globals__
     monkeypatch.setitem(names, "distort", lambda x: calls.append(1) or x)
     counts = []
     quick(
@@ -146,14 +146,6 @@ def test_only_the_first_epochs_are_distorted(
     )
     steps = len(digits[0]) // 64
     assert counts == [steps, 2 * steps, 3 * steps, 4 * steps, 4 * steps]
-
-
-def test_loss_that_is_not_finite_stops_the_training(
-    report: Report, digits: tuple
-) -> None:
-    images = torch.full_like(digits[0], torch.nan)
-    with pytest.raises(FloatingPointError, match="epoch 1"):
-        quick(report, small_cvae(), (images, digits[1]))
 
 
 @pytest.mark.parametrize("images", [640, 2 * 64])
@@ -224,11 +216,11 @@ def test_label_free_scores(report: Report) -> None:
     torch.testing.assert_close(drawn, means[best, torch.arange(4)])
 
 
-def test_pixel_entropy(report: Report) -> None:
+def test_pixel_entropy() -> None:
     images = torch.zeros(2, 1, 28, 28)
     images[1] = 0.5
     entropy = torch.tensor([0.0, 784 * np.log(2)], dtype=torch.float32)
-    torch.testing.assert_close(report.pixel_entropy(images), entropy)
+    torch.testing.assert_close(plots.pixel_entropy(images), entropy)
 
 
 def test_prior_samples_and_the_judge(digits: tuple) -> None:
@@ -285,7 +277,10 @@ def test_every_code_is_drawn_in_the_colour_of_its_class() -> None:
     first, second = fig.axes[0], fig.axes[3]
     assert first.get_xlim() == second.get_xlim() == first.get_ylim()
     titles = [ax.get_title("right") for ax in fig.axes]
-    assert "1 outside" in titles and "0 outside" in titles
+    assert [title[-9:] for title in titles if title] == [
+        "1 outside",
+        "0 outside",
+    ]
     drawn = [
         (place, color)
         for points in first.collections
@@ -355,6 +350,6 @@ def test_a_place_run_again_keeps_what_was_filled_in(
         lambda x, display_id: shown.update({display_id: x}),
     )
     plots.reserve("here")
-    plots.fill("here", result := plots.Markdown("result"))
+    plots.fill("here", "result")
     plots.reserve("here")
-    assert shown == {"here": result}
+    assert shown["here"].data == "result"
