@@ -272,12 +272,12 @@ def plot_latent_spaces(
         frame: Half the width of the frame.
     """
     side, strip, left, top = 2.58, 0.3, 0.27, 0.24  # inches
-    row = top + strip + side + 0.27
+    row = top + strip + side + 0.2
     height = (len(spaces) + 1) // 2 * row + 0.55
     fig = Figure(figsize=(WIDTH, height), layout="none")
     for number, (title, (mu, logvar)) in enumerate(spaces.items()):
         x = left + number % 2 * (WIDTH / 2 + 0.03)
-        y = height - (number // 2 + 1) * row + 0.27
+        y = height - (number // 2 + 1) * row + 0.2
 
         def axes(
             dx: float,
@@ -691,13 +691,17 @@ def distance_at_least(mu: Tensor, logvar: Tensor, labels: Tensor) -> float:
     return float(np.mean(bounds))
 
 
-def share_read(mu: Tensor, labels: Tensor) -> float:
-    """How often 15-nearest neighbours read the class from codes (N, d).
+def judge_codes(
+    mu: Tensor, logvar: Tensor, labels: Tensor, digits: Tensor
+) -> tuple[float, float]:
+    """`distance_from_prior`, and how often the digit is read from the mean.
 
-    They are fitted on every second code and tried on the others.
+    It is read by 15-nearest neighbours, fitted on every second code and
+    tried on the others.
     """
-    neighbours = KNeighborsClassifier(15).fit(mu[::2], labels[::2])
-    return neighbours.score(mu[1::2], labels[1::2])
+    neighbours = KNeighborsClassifier(15).fit(mu[::2], digits[::2])
+    read = neighbours.score(mu[1::2], digits[1::2])
+    return distance_from_prior(mu, logvar, labels), read
 
 
 def pixel_entropy(images: Tensor) -> Tensor:
