@@ -716,37 +716,43 @@ def fit_linear(images: Tensor, sizes: Iterable[int]) -> dict[str, PCA]:
     return {f"PCA, {n} components": PCA(n).fit(pixels) for n in sizes}
 
 
-def anomaly_scores(
-    images: Tensor,
-    loss: Tensor,
-    drawn: Tensor,
-    labels: Tensor,
-    linear: dict[str, PCA],
+def model_scores(
+    images: Tensor, loss: Tensor, drawn: Tensor
 ) -> dict[str, Tensor]:
-    """Anomaly scores (N,): larger means more anomalous.
+    """Anomaly scores (N,) of a model: larger means more anomalous.
 
     Args:
         images: (N, 1, 28, 28).
         loss: Their reconstruction losses, (N,).
         drawn: Their reconstructions, (N, 1, 28, 28).
-        labels: With which these were drawn, (N,): no score uses them.
-        linear: From `fit_linear`.
     """
-    images, loss, drawn = images.cpu(), loss.cpu(), drawn.cpu()
-    entropy = pixel_entropy(images)
-    scores = {
-        "CVAE, reconstruction loss": loss,
-        "CVAE, loss minus pixel entropy": loss - entropy,
-        "CVAE, pixel MSE": (drawn - images).square().mean(dim=(1, 2, 3)),
+    mse = (drawn - images).square().mean(dim=(1, 2, 3))
+    rest = loss - pixel_entropy(images)
+    return {
+        "CVAE, reconstruction loss": loss.cpu(),
+        "CVAE, loss minus pixel entropy": rest.cpu(),
+        "CVAE, pixel MSE": mse.cpu(),
     }
-    pixels = images.flatten(1).double().numpy()
+
+
+def linear_scores(
+    images: Tensor, linear: dict[str, PCA]
+) -> dict[str, Tensor]:
+    """Anomaly scores (N,) of principal components, from `fit_linear`."""
+    pixels, scores = images.flatten(1).cpu().double().numpy(), {}
     for name, pca in linear.items():
         rest = pca.inverse_transform(pca.transform(pixels)) - pixels
         errors = torch.from_numpy(rest).square().mean(dim=1)
         scores[f"{name}, pixel MSE"] = errors
-    scores["pixel entropy"] = entropy
-    scores["mean intensity"] = images.mean(dim=(1, 2, 3))
     return scores
+
+
+def baseline_scores(images: Tensor) -> dict[str, Tensor]:
+    """Anomaly scores (N,) that need no model."""
+    return {
+        "pixel entropy": pixel_entropy(images).cpu(),
+        "mean intensity": images.mean(dim=(1, 2, 3)).cpu(),
+    }
 
 
 def separation(
