@@ -10,8 +10,16 @@ from types import SimpleNamespace
 
 import matplotlib
 import nbformat
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def get_device() -> torch.device:
+    """The accelerator if there is one."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
 
 
 def find_notebook() -> Path:

@@ -12,8 +12,6 @@ in a process of its own: how much its peak memory rises from just before
 training, the training images (3 kB each) included.
 """
 
-import contextlib
-import io
 import multiprocessing
 import os
 import resource
@@ -33,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import datasets
 from torchvision.transforms import ToTensor
 
-from benchmarks.report import definitions, parameters
+from benchmarks.report import definitions, get_device, parameters
 from mnist import load
 from network import CVAE
 
@@ -47,13 +45,6 @@ KINDS = {
     "aten::addmm": "matrix products",
     "aten::_fused_adam_": "optimiser",
 }
-
-
-def get_device() -> torch.device:
-    """The accelerator if there is one."""
-    if torch.accelerator.is_available():
-        return torch.accelerator.current_accelerator()
-    return torch.device("cpu")
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -87,16 +78,15 @@ def our_loop(
     The rate is low because each call starts its schedule anew; it changes
     nothing about the time.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # its last line
-        CELLS.train(
-            model,
-            images,
-            labels,
-            epochs=1,
-            batch_size=batch_size,
-            learning_rate=1e-3,
-            distorted=parameters().DISTORTED,
-        )
+    CELLS.train(
+        model,
+        images,
+        labels,
+        epochs=1,
+        batch_size=batch_size,
+        learning_rate=1e-3,
+        distorted=parameters().DISTORTED,
+    )
 
 
 def usual_loop(model: CVAE, loader: DataLoader) -> None:
