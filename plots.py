@@ -167,7 +167,7 @@ def draw(
     if above:
         top = ax.secondary_xaxis("top")
         top.set_ticks(30 * np.arange(len(above)) + 16, above)
-        top.tick_params(length=0, pad=1)
+        top.tick_params(length=0, pad=1, labelsize=7)
         top.spines[:].set_visible(False)
     ax.tick_params(length=0, pad=2)
     ax.spines[:].set_visible(False)
@@ -294,9 +294,7 @@ def plot_latent_spaces(
         outside = plot_codes(ax, mu, logvar, labels, frame)
         above = axes(0, side, side, strip)
         beside = axes(side, 0, strip, side)
-        z = mu + (0.5 * logvar).exp() * torch.randn(
-            mu.shape, generator=torch.Generator().manual_seed(0)
-        )
+        z = draw_codes(mu, logvar)
         for margin, codes, across in (
             (above, z[:, 0], False),
             (beside, z[:, 1], True),
@@ -304,12 +302,10 @@ def plot_latent_spaces(
             plot_margin(margin, codes.numpy(), frame, across)
         letter = "abcd"[number]
         above.set_title(f"({letter}) {title}", loc="left", pad=3)
-        sigma = (0.5 * logvar).exp().median()
-        above.set_title(
-            f"$\\sigma$ = {sigma:.2g}; {outside:,} outside",
-            loc="right",
-            pad=3,
-        )
+        sigma = (0.5 * logvar).exp().median().item()
+        width = f"= {sigma:.2g}" if sigma >= 0.001 else "< 0.001"
+        text = f"$\\sigma$ {width}; {outside:,} outside"
+        above.set_title(text, loc="right", pad=3)
     digits = [Patch(color=c, label=str(i)) for i, c in enumerate(COLORS)]
     lines = [
         Circle(
@@ -395,9 +391,7 @@ def plot_codes(
         inset = ax.inset_axes((0.7, 0.03, 0.27, 0.27))
         inset.set(xlim=(-extent, extent), ylim=(-extent, extent))
         inset.set(xticks=[], yticks=[])
-        inset.set_title(
-            f"the dot, {frame / extent:,.0f} times", size=8, pad=2
-        )
+        inset.set_title(f"$\\times$ {frame / extent:,.0f}", size=8, pad=2)
         _draw_classes(inset, mu, labels, order)
         ax.annotate(
             "",
@@ -430,7 +424,7 @@ def _draw_classes(
         others = np.delete(centres, digit, axis=0)
         apart = np.linalg.norm(others - centre, axis=1).min()
         limit = ax.get_xlim()[1]
-        if apart > limit / 8 and np.abs(centre).max() < limit:
+        if apart > limit / 5 and np.abs(centre).max() < limit:
             ax.text(
                 *centre,
                 str(digit),
@@ -660,8 +654,7 @@ def distance_from_prior(mu: Tensor, logvar: Tensor, labels: Tensor) -> float:
         logvar: Their logarithmic variances, (N, 2).
         labels: The classes, (N,).
     """
-    noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
-    codes = (mu + (0.5 * logvar).exp() * noise).double()
+    codes = draw_codes(mu, logvar).double()
     distances = []
     for label in labels.unique():
         z = codes[labels == label]
@@ -694,14 +687,21 @@ def distance_at_least(mu: Tensor, logvar: Tensor, labels: Tensor) -> float:
 def judge_codes(
     mu: Tensor, logvar: Tensor, labels: Tensor, digits: Tensor
 ) -> tuple[float, float]:
-    """`distance_from_prior`, and how often the digit is read from the mean.
+    """`distance_from_prior`, and how often the digit is read from a code z.
 
     It is read by 15-nearest neighbours, fitted on every second code and
     tried on the others.
     """
-    neighbours = KNeighborsClassifier(15).fit(mu[::2], digits[::2])
-    read = neighbours.score(mu[1::2], digits[1::2])
+    z = draw_codes(mu, logvar)
+    neighbours = KNeighborsClassifier(15).fit(z[::2], digits[::2])
+    read = neighbours.score(z[1::2], digits[1::2])
     return distance_from_prior(mu, logvar, labels), read
+
+
+def draw_codes(mu: Tensor, logvar: Tensor) -> Tensor:
+    """One z from each posterior, always the same: (N, d)."""
+    noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
+    return mu + (0.5 * logvar).exp() * noise
 
 
 def pixel_entropy(images: Tensor) -> Tensor:
