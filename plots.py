@@ -194,22 +194,26 @@ def plot_rows(
     return fig
 
 
-def plot_epochs(samples: Tensor, large: int = 20) -> Figure:
+def plot_epochs(samples: Tensor, large: int = 16) -> Figure:
     """Draw samples (epochs, 10, 1, 28, 28): the first epochs are larger."""
-    first, others = samples[:large], samples[large:]
-    sizes = [
-        min(6.2 / len(part), limit)
-        for part, limit in ((first, 0.24), (others, 0.14))
-        if len(part)
-    ]
-    heights = [10 * size + 0.3 for size in sizes]
-    fig = Figure(figsize=(WIDTH, sum(heights)))
-    axes = fig.subplots(len(sizes), 1, squeeze=False, height_ratios=heights)
-    start = 1
-    for ax, part in zip(axes[:, 0], (first, others), strict=False):
-        draw(ax, part, range(start, start + len(part)), range(10))
-        ax.set(xlabel="epoch", anchor="W")
-        start += len(part)
+    height = 2.75  # inches
+    fig = Figure(figsize=(WIDTH, height), layout="none")
+    half = max(large, len(samples) + large + 1) // 2  # ends the upper block
+    beside = 0.2 + 0.235 * large + 0.3
+    small = min(0.105, (WIDTH - beside) / max(half - large, 1))
+    for start, end, x, y, size in (
+        (0, large, 0.2, 0.35, 0.235),
+        (large, half, beside, 0.65 + 10 * small, small),
+        (half, len(samples), beside, 0.35, small),
+    ):
+        if len(part := samples[start:end]):
+            box = x, y, size * len(part), 10 * size
+            ax = fig.add_axes(np.divide(box, 2 * (WIDTH, height)))
+            every = 1 if size > 0.2 else 4
+            numbers = np.arange(start + 1, start + 1 + len(part))
+            names = [str(n) if n % every == 0 else "" for n in numbers]
+            draw(ax, part, names, () if start else range(10))
+    fig.text(0.5, 0.01, "epoch", ha="center")
     fig.set_label("A sample for each class after every epoch.")
     return fig
 
