@@ -717,7 +717,10 @@ def pixel_entropy(images: Tensor) -> Tensor:
 def fit_linear(images: Tensor, sizes: Iterable[int]) -> dict[str, PCA]:
     """Principal components of images (N, 1, 28, 28), some numbers of them."""
     pixels = images.flatten(1).cpu().double().numpy()
-    return {f"PCA, {n} components": PCA(n).fit(pixels) for n in sizes}
+    return {
+        f"PCA, {n} components": PCA(n, random_state=0).fit(pixels)
+        for n in sizes
+    }
 
 
 def model_scores(
