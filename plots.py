@@ -167,7 +167,7 @@ def draw(
     if above:
         top = ax.secondary_xaxis("top")
         top.set_ticks(30 * np.arange(len(above)) + 16, above)
-        top.tick_params(length=0, pad=1)
+        top.tick_params(length=0, pad=1, labelsize=7)
         top.spines[:].set_visible(False)
     ax.tick_params(length=0, pad=2)
     ax.spines[:].set_visible(False)
@@ -194,22 +194,26 @@ def plot_rows(
     return fig
 
 
-def plot_epochs(samples: Tensor, large: int = 20) -> Figure:
+def plot_epochs(samples: Tensor, large: int = 16) -> Figure:
     """Draw samples (epochs, 10, 1, 28, 28): the first epochs are larger."""
-    first, others = samples[:large], samples[large:]
-    sizes = [
-        min(6.2 / len(part), limit)
-        for part, limit in ((first, 0.24), (others, 0.14))
-        if len(part)
-    ]
-    heights = [10 * size + 0.3 for size in sizes]
-    fig = Figure(figsize=(WIDTH, sum(heights)))
-    axes = fig.subplots(len(sizes), 1, squeeze=False, height_ratios=heights)
-    start = 1
-    for ax, part in zip(axes[:, 0], (first, others), strict=False):
-        draw(ax, part, range(start, start + len(part)), range(10))
-        ax.set(xlabel="epoch", anchor="W")
-        start += len(part)
+    height = 2.75  # inches
+    fig = Figure(figsize=(WIDTH, height), layout="none")
+    half = max(large, len(samples) + large + 1) // 2  # ends the upper block
+    beside = 0.2 + 0.235 * large + 0.3
+    small = min(0.105, (WIDTH - beside) / max(half - large, 1))
+    for start, end, x, y, size in (
+        (0, large, 0.2, 0.35, 0.235),
+        (large, half, beside, 0.65 + 10 * small, small),
+        (half, len(samples), beside, 0.35, small),
+    ):
+        if len(part := samples[start:end]):
+            box = x, y, size * len(part), 10 * size
+            ax = fig.add_axes(np.divide(box, 2 * (WIDTH, height)))
+            every = 1 if size > 0.2 else 4
+            numbers = np.arange(start + 1, start + 1 + len(part))
+            names = [str(n) if n % every == 0 else "" for n in numbers]
+            draw(ax, part, names, () if start else range(10))
+    fig.text(0.5, 0.01, "epoch", ha="center")
     fig.set_label("A sample for each class after every epoch.")
     return fig
 
@@ -272,12 +276,12 @@ def plot_latent_spaces(
         frame: Half the width of the frame.
     """
     side, strip, left, top = 2.58, 0.3, 0.27, 0.24  # inches
-    row = top + strip + side + 0.27
+    row = top + strip + side + 0.2
     height = (len(spaces) + 1) // 2 * row + 0.55
     fig = Figure(figsize=(WIDTH, height), layout="none")
     for number, (title, (mu, logvar)) in enumerate(spaces.items()):
         x = left + number % 2 * (WIDTH / 2 + 0.03)
-        y = height - (number // 2 + 1) * row + 0.27
+        y = height - (number // 2 + 1) * row + 0.2
 
         def axes(
             dx: float,
@@ -294,9 +298,7 @@ def plot_latent_spaces(
         outside = plot_codes(ax, mu, logvar, labels, frame)
         above = axes(0, side, side, strip)
         beside = axes(side, 0, strip, side)
-        z = mu + (0.5 * logvar).exp() * torch.randn(
-            mu.shape, generator=torch.Generator().manual_seed(0)
-        )
+        z = draw_codes(mu, logvar)
         for margin, codes, across in (
             (above, z[:, 0], False),
             (beside, z[:, 1], True),
@@ -304,12 +306,10 @@ def plot_latent_spaces(
             plot_margin(margin, codes.numpy(), frame, across)
         letter = "abcd"[number]
         above.set_title(f"({letter}) {title}", loc="left", pad=3)
-        sigma = (0.5 * logvar).exp().median()
-        above.set_title(
-            f"$\\sigma$ = {sigma:.2g}; {outside:,} outside",
-            loc="right",
-            pad=3,
-        )
+        sigma = (0.5 * logvar).exp().median().item()
+        width = f"= {sigma:.2g}" if sigma >= 0.001 else "< 0.001"
+        text = f"$\\sigma$ {width}; {outside:,} outside"
+        above.set_title(text, loc="right", pad=3)
     digits = [Patch(color=c, label=str(i)) for i, c in enumerate(COLORS)]
     lines = [
         Circle(
@@ -395,9 +395,7 @@ def plot_codes(
         inset = ax.inset_axes((0.7, 0.03, 0.27, 0.27))
         inset.set(xlim=(-extent, extent), ylim=(-extent, extent))
         inset.set(xticks=[], yticks=[])
-        inset.set_title(
-            f"the dot, {frame / extent:,.0f} times", size=8, pad=2
-        )
+        inset.set_title(f"$\\times$ {frame / extent:,.0f}", size=8, pad=2)
         _draw_classes(inset, mu, labels, order)
         ax.annotate(
             "",
@@ -430,7 +428,7 @@ def _draw_classes(
         others = np.delete(centres, digit, axis=0)
         apart = np.linalg.norm(others - centre, axis=1).min()
         limit = ax.get_xlim()[1]
-        if apart > limit / 8 and np.abs(centre).max() < limit:
+        if apart > limit / 5 and np.abs(centre).max() < limit:
             ax.text(
                 *centre,
                 str(digit),
@@ -660,8 +658,7 @@ def distance_from_prior(mu: Tensor, logvar: Tensor, labels: Tensor) -> float:
         logvar: Their logarithmic variances, (N, 2).
         labels: The classes, (N,).
     """
-    noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
-    codes = (mu + (0.5 * logvar).exp() * noise).double()
+    codes = draw_codes(mu, logvar).double()
     distances = []
     for label in labels.unique():
         z = codes[labels == label]
@@ -691,13 +688,24 @@ def distance_at_least(mu: Tensor, logvar: Tensor, labels: Tensor) -> float:
     return float(np.mean(bounds))
 
 
-def share_read(mu: Tensor, labels: Tensor) -> float:
-    """How often 15-nearest neighbours read the class from codes (N, d).
+def judge_codes(
+    mu: Tensor, logvar: Tensor, labels: Tensor, digits: Tensor
+) -> tuple[float, float]:
+    """`distance_from_prior`, and how often the digit is read from a code z.
 
-    They are fitted on every second code and tried on the others.
+    It is read by 15-nearest neighbours, fitted on every second code and
+    tried on the others.
     """
-    neighbours = KNeighborsClassifier(15).fit(mu[::2], labels[::2])
-    return neighbours.score(mu[1::2], labels[1::2])
+    z = draw_codes(mu, logvar)
+    neighbours = KNeighborsClassifier(15).fit(z[::2], digits[::2])
+    read = neighbours.score(z[1::2], digits[1::2])
+    return distance_from_prior(mu, logvar, labels), read
+
+
+def draw_codes(mu: Tensor, logvar: Tensor) -> Tensor:
+    """One z from each posterior, always the same: (N, d)."""
+    noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
+    return mu + (0.5 * logvar).exp() * noise
 
 
 def pixel_entropy(images: Tensor) -> Tensor:
@@ -709,40 +717,49 @@ def pixel_entropy(images: Tensor) -> Tensor:
 def fit_linear(images: Tensor, sizes: Iterable[int]) -> dict[str, PCA]:
     """Principal components of images (N, 1, 28, 28), some numbers of them."""
     pixels = images.flatten(1).cpu().double().numpy()
-    return {f"PCA, {n} components": PCA(n).fit(pixels) for n in sizes}
+    return {
+        f"PCA, {n} components": PCA(n, random_state=0).fit(pixels)
+        for n in sizes
+    }
 
 
-def anomaly_scores(
-    images: Tensor,
-    loss: Tensor,
-    drawn: Tensor,
-    labels: Tensor,
-    linear: dict[str, PCA],
+def model_scores(
+    images: Tensor, loss: Tensor, drawn: Tensor
 ) -> dict[str, Tensor]:
-    """Anomaly scores (N,): larger means more anomalous.
+    """Anomaly scores (N,) of a model: larger means more anomalous.
 
     Args:
         images: (N, 1, 28, 28).
         loss: Their reconstruction losses, (N,).
         drawn: Their reconstructions, (N, 1, 28, 28).
-        labels: With which these were drawn, (N,): no score uses them.
-        linear: From `fit_linear`.
     """
-    images, loss, drawn = images.cpu(), loss.cpu(), drawn.cpu()
-    entropy = pixel_entropy(images)
-    scores = {
-        "CVAE, reconstruction loss": loss,
-        "CVAE, loss minus pixel entropy": loss - entropy,
-        "CVAE, pixel MSE": (drawn - images).square().mean(dim=(1, 2, 3)),
+    mse = (drawn - images).square().mean(dim=(1, 2, 3))
+    rest = loss - pixel_entropy(images)
+    return {
+        "CVAE, reconstruction loss": loss.cpu(),
+        "CVAE, loss minus pixel entropy": rest.cpu(),
+        "CVAE, pixel MSE": mse.cpu(),
     }
-    pixels = images.flatten(1).double().numpy()
+
+
+def linear_scores(
+    images: Tensor, linear: dict[str, PCA]
+) -> dict[str, Tensor]:
+    """Anomaly scores (N,) of principal components, from `fit_linear`."""
+    pixels, scores = images.flatten(1).cpu().double().numpy(), {}
     for name, pca in linear.items():
         rest = pca.inverse_transform(pca.transform(pixels)) - pixels
         errors = torch.from_numpy(rest).square().mean(dim=1)
         scores[f"{name}, pixel MSE"] = errors
-    scores["pixel entropy"] = entropy
-    scores["mean intensity"] = images.mean(dim=(1, 2, 3))
     return scores
+
+
+def baseline_scores(images: Tensor) -> dict[str, Tensor]:
+    """Anomaly scores (N,) that need no model."""
+    return {
+        "pixel entropy": pixel_entropy(images).cpu(),
+        "mean intensity": images.mean(dim=(1, 2, 3)).cpu(),
+    }
 
 
 def separation(

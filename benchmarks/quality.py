@@ -26,7 +26,7 @@ from tqdm import trange
 from benchmarks.report import definitions, get_device, parameters
 from mnist import load
 from network import CVAE
-from plots import prior_samples
+from plots import baseline_scores, model_scores, prior_samples
 
 CELLS = definitions()
 CACHE = Path(__file__).parent / ".cache" / "judge.pt"
@@ -163,7 +163,7 @@ def row_of(
         "nearest training image": distance_to(nearest, samples),
     }
     scores = [
-        CELLS.model_scores(model, images)
+        model_scores(images, *CELLS.label_free_scores(model, images)[:2])
         for images in (data["test"][0], data["fashion"][0])
     ]
     return row | aurocs(scores)
@@ -270,7 +270,7 @@ def main() -> None:
         "nearest training image": distance_to(nearest, data["test"][0]),
     }
     free = aurocs(
-        [CELLS.baseline_scores(data[name][0]) for name in ("test", "fashion")]
+        [baseline_scores(data[name][0]) for name in ("test", "fashion")]
     )
     print(
         f"\n| | ours, z = {p.LATENT_DIM} | ours, z = 2 | concatenating "

@@ -122,6 +122,7 @@ def test_unpacked_zip_gives_the_same_results_whatever_is_run_again(
 def results(cell: nbformat.NotebookNode) -> tuple[str, list[dict]]:
     """What a cell printed and what it showed."""
     printed = "".join(out.get("text", "") for out in cell.outputs)
+    printed = re.sub(r"[^\n]*\r", "", printed)  # a progress bar
     return printed, [out.data for out in cell.outputs if "data" in out]
 
 
