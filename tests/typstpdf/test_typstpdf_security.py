@@ -3,17 +3,31 @@
 import base64
 import contextlib
 import http.server
+import io
 import subprocess
 import threading
 import urllib.request
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 import pypandoc
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_output, new_raw_cell
-from zoo import code, display, export, figure, markdown, pictures, text
+from pypdf import PdfReader
+from zoo import (
+    code,
+    display,
+    export,
+    figure,
+    markdown,
+    notebook,
+    pictures,
+    text,
+)
+
+from typstpdf import TypstPDFExporter
 
 SECRET = "TopSecret4711"
 
@@ -154,6 +168,54 @@ def test_no_cell_reads_fetches_or_runs(
     assert not Path("executed").exists()
     bundled = Path(pypandoc.__file__).parent / "files" / "pandoc"
     assert set(map(str, started)) == {str(bundled)}
+
+
+PAYLOADS = [
+    "a```#(1+41)```",
+    '"); #(1+41) //',
+    "#(1+41)",
+    "$#(1+41)$ \\u{23}(1+41)",
+    '#import "@preview/cetz:0.3.0"',
+]
+NAMES = "class id style title align width height bgcolor color href name alt"
+NAMES += " start type value lang dir data-language colspan rowspan typst:fill"
+TAGS = "pre code p span div h2 td th li ol table a img input font svg video"
+
+
+def hostile(payload: str) -> Iterator[NotebookNode]:
+    """Cells with a payload where nobody looks."""
+    quoted = escape(payload)
+    attributes = " ".join(f'{name}="{quoted}"' for name in NAMES.split())
+    html = "".join(f"<{tag} {attributes}>x</{tag}>" for tag in TAGS.split())
+    html += f"<style>#a, {payload} {{color: {payload}}}</style>"
+    html += f'<p style="color: {quoted}; width: {quoted}; float: left">x</p>'
+    yield markdown(html)
+    yield markdown(f"```{payload}\nx\n```\n\n# [x](<{payload}> '{quoted}')")
+    for tex in (r"\tag{%s}", r"\label{%s}", r"\color{%s}{x}", r"\text{%s}"):
+        for delimiter in ("$", "$$"):
+            yield markdown(delimiter + tex % payload + delimiter)
+    yield code("1", display(text_html=html))
+    yield code("2", display(**{payload: "x"}))
+    yield code("3", display(text_latex=f"\\begin{{{payload}}}x"))
+    attached = markdown(f"![x](<attachment:{payload}>)")
+    attached["attachments"] = {payload: {payload: figure()}}
+    yield attached
+    yield code("4", new_output("stream", name=payload, text="x"))
+    yield code("5", new_output("error", traceback=["\x1b[31m" + payload]))
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_nothing_of_a_notebook_is_typst(payload: str) -> None:
+    cells = list(hostile(payload))
+    nb = notebook(markdown(f"# {payload}"), *cells)
+    nb.metadata["language_info"] = {"name": payload}
+    nb.metadata |= {"title": payload, "authors": [payload], "lang": payload}
+    exporter = TypstPDFExporter()
+    pdf, resources = exporter.from_notebook_node(nb, {"metadata": {}})
+    reader = PdfReader(io.BytesIO(pdf))
+    assert "42" not in text(reader) + str(reader.metadata)
+    assert payload.split("(")[0] in reader.metadata.title
+    assert not [w for w in resources["warnings"] if "refuses" in w]
 
 
 def test_the_traps_would_close(secret: Path, url: str) -> None:
