@@ -24,7 +24,16 @@ from traitlets import Unicode
 from typstpdf.cells import CONTROL, Part, named, show_cell
 from typstpdf.looks import parse, styles
 from typstpdf.tex import Formula, typeset
-from typstpdf.write import HEADINGS, Refused, Typst, Writer, call, literal, slug, words
+from typstpdf.write import (
+    HEADINGS,
+    Refused,
+    Typst,
+    Writer,
+    call,
+    literal,
+    slug,
+    words,
+)
 
 NO_GLYPH = re.compile(r'the text `"(.+?)"` could not be displayed')
 ESCAPED = re.compile(r"\\u\{(\w+)\}")
@@ -103,7 +112,9 @@ class Page:
         cells = range(len(nb.cells))
         self.parts = [part for i in cells for part in show_cell(nb, i)]
         self.bodies = [
-            parse(CONTROL.sub(named, part.text if part.kind == "html" else ""))
+            parse(
+                CONTROL.sub(named, part.text if part.kind == "html" else "")
+            )
             for part in self.parts
         ]
         self.folder = folder
@@ -116,19 +127,27 @@ class Page:
         self.anchors = anchors(whole)
         self.warnings: dict[str, None] = {}
 
-    def write(self, refused: Refused) -> tuple[Typst | None, list[str], Writer]:
+    def write(
+        self, refused: Refused
+    ) -> tuple[Typst | None, list[str], Writer]:
         """The headline and the parts as Typst."""
         writer = Writer(
             self.folder, self.looks, self.formulas, self.anchors, refused
         )
-        headline = self.headline and Typst(writer.spell(writer.inside(self.headline)))
+        headline = self.headline and Typst(
+            writer.spell(writer.inside(self.headline))
+        )
         parts = [
             writer.write(part, body, number in refused.parts)
-            for number, (part, body) in enumerate(zip(self.parts, self.bodies))
+            for number, (part, body) in enumerate(
+                zip(self.parts, self.bodies)
+            )
         ]
         return headline, parts, writer
 
-    def compile(self, title: str, author: str, banner: str, lang: str) -> bytes:
+    def compile(
+        self, title: str, author: str, banner: str, lang: str
+    ) -> bytes:
         """Compile it with the template's settings, changed where need be.
 
         Raises:
@@ -140,8 +159,13 @@ class Page:
             headline, parts, writer = self.write(refused)
             self.warnings |= writer.warnings
             texts = (call("x", text) for text in (title, author, banner))
-            settings = [Typst(writer.spell(literal(t))) for t in (title, author, banner)]
-            report = call("report.with", settings[0], headline, *settings[1:], lang)
+            settings = [
+                Typst(writer.spell(literal(t)))
+                for t in (title, author, banner)
+            ]
+            report = call(
+                "report.with", settings[0], headline, *settings[1:], lang
+            )
             try:
                 return compiled(report, parts, writer.pictures, options)
             except typst.TypstError as error:
@@ -166,25 +190,35 @@ class Page:
         refused.pictures |= pictures
         if signs or pictures:
             return
+
         def fails(part: str) -> bool:
             try:
                 compiled(report, [part], writer.pictures, options)
             except typst.TypstError:
                 return True
             return False
+
         named_part = re.search(r"part-(\d+)\.typ", message)
         numbers = [int(named_part[1])] if named_part else range(len(parts))
         for number in numbers:
             if number in refused.parts or not fails(parts[number]):
                 continue
-            within = [t for t in formulas(self.bodies[number]) if self.formulas[id(t)].typst]
-            bad = {id(t) for t in within if fails(writer.formula(t))} - refused.formulas
+            within = [
+                t
+                for t in formulas(self.bodies[number])
+                if self.formulas[id(t)].typst
+            ]
+            bad = {
+                id(t) for t in within if fails(writer.formula(t))
+            } - refused.formulas
             refused.formulas |= bad
             if not bad:
                 refused.parts.add(number)
 
 
-def compiled(report: str, parts: list[str], pictures: dict[str, bytes], options: dict) -> bytes:
+def compiled(
+    report: str, parts: list[str], pictures: dict[str, bytes], options: dict
+) -> bytes:
     """What Typst makes of the parts, in a folder that holds nothing else."""
     main = f'#import "page.typ": *\n#show: {report}\n'
     with tempfile.TemporaryDirectory() as place:
@@ -200,7 +234,9 @@ def compiled(report: str, parts: list[str], pictures: dict[str, bytes], options:
             Path(folder, name).write_bytes(source.encode())
         path = folder / "main.typ"
         path.write_bytes(main.encode())
-        return typst.compile(path, root=folder, package_path=folder / "packages", **options)
+        return typst.compile(
+            path, root=folder, package_path=folder / "packages", **options
+        )
 
 
 def take_title(body: Tag, author: str) -> Tag | None:
@@ -227,7 +263,9 @@ def typed(tags: list[Tag]) -> dict[int, Formula]:
     pairs = []
     for tag in tags:
         tex = (tag.string or "").strip()
-        block = "display" in tag["type"] or tex.startswith(("$$", "\\[", "\\\\[", "\\begin"))
+        block = "display" in tag["type"] or tex.startswith(
+            ("$$", "\\[", "\\\\[", "\\begin")
+        )
         if found := DELIMITED.fullmatch(tex):
             tex = next(filter(None, found.groups()), "")
         pairs.append((tex, block))

@@ -28,8 +28,19 @@ ELEMENTS = {
     "figure": {"text-align": "center"},
     "mark": {"background-color": "#ff0"},
 } | dict.fromkeys(
-    "template noscript script style title head datalist option select button"
-    " textarea:empty".split(),
+    [
+        "template",
+        "noscript",
+        "script",
+        "style",
+        "title",
+        "head",
+        "datalist",
+        "option",
+        "select",
+        "button",
+        "textarea:empty",
+    ],
     {"display": "none"},
 )
 COLOURS = dict(
@@ -78,7 +89,9 @@ def rules(sheet: str) -> Iterator[tuple[tuple[int, ...], str, Look]]:
     """A style sheet's rules: rank, selector and declarations."""
     options = {"skip_comments": True, "skip_whitespace": True}
     for rule in tinycss2.parse_stylesheet(sheet, **options):
-        where = tinycss2.serialize(rule.prelude or []) if rule else ""
+        if rule.type == "error":
+            continue
+        where = tinycss2.serialize(rule.prelude)
         if rule.type == "at-rule" and where.strip() == "print":
             yield from rules(tinycss2.serialize(rule.content or []))
         if rule.type == "qualified-rule":
