@@ -27,22 +27,10 @@ ELEMENTS = {
     "center": {"text-align": "center"},
     "figure": {"text-align": "center"},
     "mark": {"background-color": "#ff0"},
-} | dict.fromkeys(
-    [
-        "template",
-        "noscript",
-        "script",
-        "style",
-        "title",
-        "head",
-        "datalist",
-        "option",
-        "select",
-        "button",
-        "textarea:empty",
-    ],
-    {"display": "none"},
-)
+}
+NEVER = "template noscript script style title head datalist option select"
+for name in (*NEVER.split(), "button"):
+    ELEMENTS[name] = {"display": "none"}
 COLOURS = dict(
     black="#3e424d", red="#c7322f", green="#007427", yellow="#a5722f",
     blue="#1d6fb8", magenta="#a03196", cyan="#258f8f", white="#8a8d91",

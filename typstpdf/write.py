@@ -325,17 +325,11 @@ class Writer:
             return self.link(tag, inside)
         if name == "blockquote":
             return call("quote", inside, block=True)
-        if name == "figure":
-            if caption := tag.find("figcaption", recursive=False):
-                rest = [
-                    self.node(child, pre)
-                    for child in tag.children
-                    if child is not caption
-                ]
-                caption = self.inside(caption)
-                return call(
-                    "captioned", join(list(filter(None, rest))), caption
-                )
+        caption = tag.find("figcaption", recursive=False)
+        if name == "figure" and caption:
+            rest = [n for n in tag.children if n is not caption]
+            pieces = [piece for n in rest if (piece := self.node(n, pre))]
+            return call("captioned", join(pieces), self.inside(caption))
         if name == "dd":
             return call("pad", inside, left=Typst("1.5em"))
         if name == "q":
@@ -463,7 +457,9 @@ class Writer:
         else:
             no_data = (not row.find("td", recursive=False) for row in rows)
             above = [
-                row for row, all_of_it in zip(rows, no_data) if all_of_it
+                row
+                for row, all_of_it in zip(rows, no_data, strict=True)
+                if all_of_it
             ]
             above = above if above == rows[: len(above)] else []
         taken: set[tuple[int, int]] = set()
