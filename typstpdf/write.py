@@ -495,6 +495,7 @@ class Writer:
             return Typst("[]")
         if head:
             body.insert(0, call("table.header", *head))
+            body.insert(1, call("table.hline", y=len(above)))
         caption = tag.find("caption", recursive=False)
         caption = self.inside(caption) if caption else None
         columns = max(x for x, _ in taken) + 1
