@@ -7,10 +7,10 @@ sets it all in the look of ``page.typ``. It reads files only from a temporary
 folder that holds the notebook's own pictures.
 """
 
-import copy
 import re
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,17 @@ from nbconvert.utils.exceptions import ConversionException
 from nbformat import NotebookNode
 from traitlets import Unicode
 
-from typstpdf.cells import CONTROL, Part, named, show_cell
+from typstpdf.cells import CONTROL, named, show_cell
 from typstpdf.looks import parse, styles
 from typstpdf.tex import Formula, typeset
-from typstpdf.write import HEADINGS, Refused, Typst, Writer, call, literal, slug, words
+from typstpdf.write import (
+    HEADINGS,
+    Refused,
+    Writer,
+    call,
+    slug,
+    words,
+)
 
 NO_GLYPH = re.compile(r'the text `"(.+?)"` could not be displayed')
 ESCAPED = re.compile(r"\\u\{(\w+)\}")
@@ -33,6 +40,7 @@ DELIMITED = re.compile(
     r"(?s)\$\$(.*)\$\$|\$(.*)\$|\\{1,2}[([](.*?)\\{1,2}[)\]]"
 )
 # The fonts inside typst come first: they are the same on every machine.
+Options = dict[str, Any]
 OWN_FONTS = "ignore_system_fonts"
 
 
@@ -100,107 +108,136 @@ class Page:
     """
 
     def __init__(self, nb: NotebookNode, author: str, folder: Path) -> None:
-        cells = range(len(nb.cells))
-        self.parts = [part for i in cells for part in show_cell(nb, i)]
-        self.bodies = [
-            parse(CONTROL.sub(named, part.text if part.kind == "html" else ""))
-            for part in self.parts
+        self.pieces = [
+            (part, parse(CONTROL.sub(named, part.html)))
+            for index in range(len(nb.cells))
+            for part in show_cell(nb, index)
         ]
+        bodies = [body for _, body in self.pieces]
         self.folder = folder
-        self.headline = take_title(self.bodies[0], author) if cells else None
+        self.headline = take_title(bodies[0], author) if bodies else None
         self.title = words(self.headline) if self.headline else ""
-        whole = [*([self.headline] if self.headline else []), *self.bodies]
-        found = [tag for body in whole for tag in formulas(body)]
-        self.formulas = typed(found)
-        self.looks = styles(self.bodies)
-        self.anchors = anchors(whole)
+        bodies = [*([self.headline] if self.headline else []), *bodies]
+        self.formulas = typed([tag for b in bodies for tag in formulas(b)])
+        self.looks = styles(bodies)
+        self.anchors = anchors(bodies)
         self.warnings: dict[str, None] = {}
 
-    def write(self, refused: Refused) -> tuple[Typst | None, list[str], Writer]:
-        """The headline and the parts as Typst."""
-        writer = Writer(
-            self.folder, self.looks, self.formulas, self.anchors, refused
-        )
-        headline = self.headline and Typst(writer.spell(writer.inside(self.headline)))
-        parts = [
-            writer.write(part, body, number in refused.parts)
-            for number, (part, body) in enumerate(zip(self.parts, self.bodies))
-        ]
-        return headline, parts, writer
-
-    def compile(self, title: str, author: str, banner: str, lang: str) -> bytes:
+    def compile(
+        self, title: str, author: str, banner: str, lang: str
+    ) -> bytes:
         """Compile it with the template's settings, changed where need be.
 
         Raises:
             ConversionException: even so, Typst refuses it.
         """
         refused = Refused()
-        options: dict[str, Any] = {OWN_FONTS: True, "pdf_standards": ["ua-1"]}
+        options: Options = {OWN_FONTS: True, "pdf_standards": ["ua-1"]}
         while True:
-            headline, parts, writer = self.write(refused)
-            self.warnings |= writer.warnings
-            texts = (call("x", text) for text in (title, author, banner))
-            settings = [Typst(writer.spell(literal(t))) for t in (title, author, banner)]
-            report = call("report.with", settings[0], headline, *settings[1:], lang)
+            made = self.write(refused, [title, author, banner, lang])
             try:
-                return compiled(report, parts, writer.pictures, options)
+                pdf = made.compile(made.parts, options)
             except typst.TypstError as error:
                 message = error.diagnostic
+            else:
+                self.warnings |= made.writer.warnings
+                return pdf
             if NO_GLYPH.search(message) and options.pop(OWN_FONTS, False):
                 continue
-            before = copy.deepcopy(refused)
-            if "embedding PDFs" not in message:
-                self.refuse(refused, message, report, parts, writer, options)
-            if refused == before:
-                if not options.pop("pdf_standards", None):
-                    raise ConversionException(message)
-                first = message.splitlines()[0]
-                self.warnings[f"not for screen readers: {first}"] = None
+            known = "embedding PDFs" not in message
+            if known and self.refuse(refused, message, made, options):
+                continue
+            if not options.pop("pdf_standards", None):
+                raise ConversionException(message)
+            first = message.splitlines()[0]
+            self.warnings[f"not for screen readers: {first}"] = None
 
-    def refuse(self, refused, message, report, parts, writer, options):
-        """Find what Typst does not take, and note it."""
+    def write(self, refused: Refused, settings: list[str]) -> "Written":
+        """All of it as Typst, without what was refused."""
+        writer = Writer(
+            self.folder, self.looks, self.formulas, self.anchors, refused
+        )
+        headline = self.headline and writer.inside(self.headline)
+        title, *rest = settings
+        report = call("report.with", title, headline, *rest)
+        report = writer.spell(report)
+        parts = [
+            writer.write(part, body, number in refused.parts)
+            for number, (part, body) in enumerate(self.pieces)
+        ]
+        return Written(report, parts, writer)
+
+    def refuse(
+        self,
+        refused: Refused,
+        message: str,
+        made: "Written",
+        options: Options,
+    ) -> bool:
+        """Note what Typst did not take; False if that is not found."""
         message = ESCAPED.sub(lambda m: chr(int(m[1], 16)), message)
-        signs = set("".join(NO_GLYPH.findall(message)))
-        pictures = set(PICTURE.findall(message))
+        signs = set("".join(NO_GLYPH.findall(message))) - refused.signs
+        pictures = set(PICTURE.findall(message)) - refused.pictures
         refused.signs |= signs
         refused.pictures |= pictures
         if signs or pictures:
-            return
-        def fails(part: str) -> bool:
-            try:
-                compiled(report, [part], writer.pictures, options)
-            except typst.TypstError:
-                return True
-            return False
-        named_part = re.search(r"part-(\d+)\.typ", message)
-        numbers = [int(named_part[1])] if named_part else range(len(parts))
-        for number in numbers:
-            if number in refused.parts or not fails(parts[number]):
+            return True
+        place = re.search(r"part-(\d+)\.typ", message)
+        numbers = {int(place[1])} if place else set(range(len(made.parts)))
+        for number in sorted(numbers - refused.parts):
+            if not made.fails(made.parts[number], options):
                 continue
-            within = [t for t in formulas(self.bodies[number]) if self.formulas[id(t)].typst]
-            bad = {id(t) for t in within if fails(writer.formula(t))} - refused.formulas
-            refused.formulas |= bad
-            if not bad:
+            bad = {
+                id(tag)
+                for tag in formulas(self.pieces[number][1])
+                if made.fails(made.writer.formula(tag), options)
+            }
+            if bad - refused.formulas:
+                refused.formulas |= bad
+            else:
                 refused.parts.add(number)
+            return True
+        return False
 
 
-def compiled(report: str, parts: list[str], pictures: dict[str, bytes], options: dict) -> bytes:
-    """What Typst makes of the parts, in a folder that holds nothing else."""
-    main = f'#import "page.typ": *\n#show: {report}\n'
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place, "all")
-        (folder / "packages").mkdir(parents=True)
-        shutil.copy(Path(__file__).with_name("page.typ"), folder)
-        for name, data in pictures.items():
-            Path(folder, name).write_bytes(data)
-        for number, part in enumerate(parts):
-            name = f"part-{number}.typ"
-            main += f'#include "{name}"\n'
-            source = f'#import "page.typ": *\n#{part or "[]"}\n'
-            Path(folder, name).write_bytes(source.encode())
-        path = folder / "main.typ"
-        path.write_bytes(main.encode())
-        return typst.compile(path, root=folder, package_path=folder / "packages", **options)
+@dataclass
+class Written:
+    """A notebook as Typst, and the one who wrote it."""
+
+    report: str
+    parts: list[str]
+    writer: Writer
+
+    def compile(self, parts: list[str], options: Options) -> bytes:
+        """Compile parts in a folder that holds nothing but them.
+
+        Typst looks for packages in an empty folder, too.
+        """
+        main = f'#import "page.typ": *\n#show: {self.report}\n'
+        with tempfile.TemporaryDirectory() as place:
+            folder, packages = Path(place, "notebook"), Path(place, "none")
+            folder.mkdir()
+            packages.mkdir()
+            shutil.copy(Path(__file__).with_name("page.typ"), folder)
+            for name, data in self.writer.pictures.items():
+                Path(folder, name).write_bytes(data)
+            for number, part in enumerate(parts):
+                name = f"part-{number}.typ"
+                main += f'#include "{name}"\n'
+                source = f'#import "page.typ": *\n#{part or "[]"}\n'
+                Path(folder, name).write_bytes(source.encode())
+            path = folder / "main.typ"
+            path.write_bytes(main.encode())
+            options = {"root": folder, "package_path": packages} | options
+            return typst.compile(path, **options)
+
+    def fails(self, part: str, options: Options) -> bool:
+        """Whether Typst refuses a part alone."""
+        try:
+            self.compile([part], options)
+        except typst.TypstError:
+            return True
+        return False
 
 
 def take_title(body: Tag, author: str) -> Tag | None:
@@ -227,7 +264,9 @@ def typed(tags: list[Tag]) -> dict[int, Formula]:
     pairs = []
     for tag in tags:
         tex = (tag.string or "").strip()
-        block = "display" in tag["type"] or tex.startswith(("$$", "\\[", "\\\\[", "\\begin"))
+        block = "display" in tag["type"] or tex.startswith(
+            ("$$", "\\[", "\\\\[", "\\begin")
+        )
         if found := DELIMITED.fullmatch(tex):
             tex = next(filter(None, found.groups()), "")
         pairs.append((tex, block))

@@ -71,6 +71,11 @@ class Part:
     lost: str = ""  # what a person should know about it
     source: str = ""  # of Markdown
 
+    @property
+    def html(self) -> str:
+        """What is to be read as a browser would."""
+        return self.text if self.kind == "html" else ""
+
 
 class Renderer(mistune.HTMLRenderer):
     """Markdown to HTML; formulas taken out are put back into code."""

@@ -27,11 +27,10 @@ ELEMENTS = {
     "center": {"text-align": "center"},
     "figure": {"text-align": "center"},
     "mark": {"background-color": "#ff0"},
-} | dict.fromkeys(
-    "template noscript script style title head datalist option select button"
-    " textarea:empty".split(),
-    {"display": "none"},
-)
+}
+NEVER = "template noscript script style title head datalist option select"
+for name in (*NEVER.split(), "button"):
+    ELEMENTS[name] = {"display": "none"}
 COLOURS = dict(
     black="#3e424d", red="#c7322f", green="#007427", yellow="#a5722f",
     blue="#1d6fb8", magenta="#a03196", cyan="#258f8f", white="#8a8d91",
@@ -78,7 +77,9 @@ def rules(sheet: str) -> Iterator[tuple[tuple[int, ...], str, Look]]:
     """A style sheet's rules: rank, selector and declarations."""
     options = {"skip_comments": True, "skip_whitespace": True}
     for rule in tinycss2.parse_stylesheet(sheet, **options):
-        where = tinycss2.serialize(rule.prelude or []) if rule else ""
+        if rule.type == "error":
+            continue
+        where = tinycss2.serialize(rule.prelude)
         if rule.type == "at-rule" and where.strip() == "print":
             yield from rules(tinycss2.serialize(rule.content or []))
         if rule.type == "qualified-rule":

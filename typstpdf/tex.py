@@ -99,7 +99,9 @@ DROPPED = {
     "minus.circle": "⊖",
     "dash.circle": "⊝",
 }
-NAME = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, DROPPED))})\b")
+NAME = re.compile(
+    rf"(?<![\w.])({'|'.join(map(re.escape, DROPPED))})(?![^\W_])"
+)
 CHEMISTRY = re.compile(
     r"(?P<arrow><=>>?|<->|->|<-|=)(\[(?P<over>[^]]*)\])?"
     r"(\[(?P<under>[^]]*)\])?"

@@ -39,13 +39,55 @@ INLINE |= dict.fromkeys(("u", "ins"), "underline")
 INLINE |= dict.fromkeys(("s", "strike", "del"), "strike")
 INLINE |= {"sub": "sub", "sup": "super", "small": "small", "big": "large"}
 MONO = ("code", "tt", "samp", "kbd")
-BLOCKS = (
-    "p div section article header footer main nav aside address fieldset dl"
-    " dt dd figcaption details summary caption center form textarea pre hr"
-    " h1 h2 h3 h4 h5 h6 table ul ol menu blockquote figure"
-).split()
+BLOCKS = [
+    "p",
+    "div",
+    "section",
+    "article",
+    "header",
+    "footer",
+    "main",
+    "nav",
+    "aside",
+    "address",
+    "fieldset",
+    "dl",
+    "dt",
+    "dd",
+    "figcaption",
+    "details",
+    "summary",
+    "caption",
+    "center",
+    "form",
+    "textarea",
+    "pre",
+    "hr",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "table",
+    "ul",
+    "ol",
+    "menu",
+    "blockquote",
+    "figure",
+]
 STYLES = {"lower-alpha": "a.", "upper-alpha": "A.", "lower-roman": "i."}
 STYLES |= {"upper-roman": "I.", "lower-latin": "a.", "upper-latin": "A."}
+WEIGHTS = {"normal": "regular", "400": "regular"}
+WEIGHTS |= dict.fromkeys(("bold", "bolder", "600", "700", "800"), "bold")
+STYLES |= {"italic": "italic", "oblique": "italic", "normal": "normal"}
+HANDED_ON = [
+    "text-align",
+    "color",
+    "background-color",
+    "background",
+    "font-weight",
+]
 NUMBERS = {"a": "a.", "A": "A.", "i": "i.", "I": "I.", "1": "1."}
 
 
@@ -103,7 +145,9 @@ def words(tag: Tag) -> str:
 
 def length(value: str) -> Typst | None:
     """A length of CSS; a pixel is 1/96 inch."""
-    found = re.fullmatch(r"(\d{1,5}(?:\.\d+)?)(px|pt|em|rem|cm|mm|in|%|vw)?", value)
+    found = re.fullmatch(
+        r"(\d{1,5}(?:\.\d+)?)(px|pt|em|rem|cm|mm|in|%|vw)?", value
+    )
     if not found or not float(found[1]):
         return None
     number, unit = float(found[1]), found[2] or "px"
@@ -208,10 +252,15 @@ class Writer:
             return self.text(str(node), pre)
         if id(node) in self.formulas:
             return self.formula(node)
-        look = look_of(node, self.looks)
-        if hidden(look) or node.name == "label" and label_of(node):
+        look = self.look(node)
+        if hidden(look) or (node.name == "label" and label_of(node)):
             return None
         return self.dressed(node, self.body(node, look, pre), look)
+
+    def look(self, node: Tag | NavigableString | None) -> Look:
+        """How a tag looks."""
+        known = isinstance(node, Tag) and node.name != "[document]"
+        return look_of(node, self.looks) if known else {}
 
     def text(self, text: str, pre: bool) -> Typst:
         """Words; blanks at their ends may vanish, as in a browser."""
@@ -223,12 +272,9 @@ class Writer:
                 pieces.append(NEW_PAGE)
             words = BLANK.sub(" ", words)
             pieces.append(BLANK_SPACE if words[:1] == " " else "")
-            pieces.append(self.references(words.strip(" ")))
+            pieces.append(words.strip(" "))
             pieces.append(BLANK_SPACE if words[-1:] == " " else "")
         return join([piece for piece in pieces if piece])
-
-    def references(self, words: str) -> str:
-        return words
 
     def formula(self, tag: Tag) -> Typst:
         """A formula, or its TeX source if it cannot be set."""
@@ -254,7 +300,7 @@ class Writer:
         if name in MEDIA and not tag.find(["img", "svg", "table"]):
             return self.medium(tag)
         if name == "table":
-            return self.table(tag, look)
+            return self.table(tag)
         if name in ("ul", "ol", "menu"):
             return self.items(tag, look)
         if name == "pre" and "inline" not in look.get("display", ""):
@@ -279,11 +325,11 @@ class Writer:
             return self.link(tag, inside)
         if name == "blockquote":
             return call("quote", inside, block=True)
-        if name == "figure":
-            if caption := tag.find("figcaption", recursive=False):
-                rest = [self.node(child, pre) for child in tag.children if child is not caption]
-                caption = self.inside(caption)
-                return call("captioned", join(list(filter(None, rest))), caption)
+        caption = tag.find("figcaption", recursive=False)
+        if name == "figure" and caption:
+            rest = [n for n in tag.children if n is not caption]
+            pieces = [piece for n in rest if (piece := self.node(n, pre))]
+            return call("captioned", join(pieces), self.inside(caption))
         if name == "dd":
             return call("pad", inside, left=Typst("1.5em"))
         if name == "q":
@@ -297,7 +343,9 @@ class Writer:
         if address.startswith("#"):
             place = self.anchors.get(target, self.anchors.get(slug(target)))
             return call("inner-link", str(place), inside) if place else inside
-        return call("link", address, inside) if LINK.match(address) else inside
+        return (
+            call("link", address, inside) if LINK.match(address) else inside
+        )
 
     def picture(self, tag: Tag, look: Look) -> Typst:
         """A picture in the size that is asked for."""
@@ -369,150 +417,160 @@ class Writer:
     def items(self, tag: Tag, look: Look) -> Typst:
         """A list; each item says its number."""
         items = [item for item in tag.children if not blank(item)]
-        items = [i for i in items if isinstance(i, Tag)]
-        items = [i for i in items if not hidden(look_of(i, self.looks))]
-        step = -1 if tag.has_attr("reversed") else 1
-        number = len(items) if step < 0 else 1
-        number = whole(tag.get("start"), number)
+        looks = [self.look(item) for item in items]
         style = look.get("list-style", look.get("list-style-type", ""))
-        inline = look_of(items[0], self.looks) if items else {}
-        if "inline" in inline.get("display", ""):
-            inner = [self.inside(item) for item in items]
-            dotted = [piece for i in inner for piece in (" · ", i)]
-            return join(["\n", *dotted[1:]])
-        written: list[Typst] = []
-        for item in items:
-            body = self.dressed(item, self.inside(item), look_of(item, self.looks))
-            if item.name != "li":
-                body = self.node(item, False) or Typst("[]")
-            number = whole(item.get("value"), number)
-            ordered = tag.name == "ol" and style != "none"
-            written.append(call("enum.item", number, body) if ordered else body)
-            number += step
+        ordered = tag.name == "ol" and style != "none"
+        step = -1 if tag.has_attr("reversed") else 1
+        number = whole(tag.get("start"), len(items) if step < 0 else 1)
+        written: list[str] = []
+        for item, item_look in zip(items, looks, strict=True):
+            if getattr(item, "name", None) != "li":
+                body = self.node(item, False)
+            elif hidden(item_look):
+                continue
+            else:
+                number = whole(item.get("value"), number)
+                body = self.dressed(item, self.inside(item), item_look)
+            if body:
+                body = join([body])
+                item = call("enum.item", number, body) if ordered else body
+                written.append(item)
+                number += step
+        if looks and "inline" in looks[0].get("display", ""):
+            bodies = [self.inside(item) for item in items]
+            return join(
+                [piece for body in bodies for piece in (" · ", body)][1:]
+            )
         tight = not tag.find("p")
-        if tag.name == "ol" and style != "none":
-            kind = NUMBERS.get(tag.get("type", ""), "1.")
-            kind = STYLES.get(style, kind)
+        if ordered:
+            kind = STYLES.get(style, NUMBERS.get(tag.get("type", ""), "1."))
             return call("enum", *written, numbering=kind, tight=tight)
         marker = Typst("[]") if "none" in style else None
         return call("list", *written, marker=marker, tight=tight)
 
-    def table(self, tag: Tag, look: Look) -> Typst:
+    def table(self, tag: Tag) -> Typst:
         """A table, each cell in the place that a browser gives it."""
         rows = [row for row in tag("tr") if row.find_parent("table") is tag]
-        rows = [r for r in rows if not hidden(look_of(r, self.looks))]
-        head = [row for row in rows if row.find_parent(["thead", "table"]).name == "thead"]
-        if not head:
-            for row in rows:
-                if row.find("td", recursive=False):
-                    break
-                head.append(row)
+        rows = [row for row in rows if not hidden(self.look(row))]
+        if tag.find("thead", recursive=False):
+            above = [row for row in rows if row.parent.name == "thead"]
+        else:
+            no_data = (not row.find("td", recursive=False) for row in rows)
+            above = [
+                row
+                for row, all_of_it in zip(rows, no_data, strict=True)
+                if all_of_it
+            ]
+            above = above if above == rows[: len(above)] else []
         taken: set[tuple[int, int]] = set()
-        above: list[Typst] = []
-        below: list[Typst] = []
+        head: list[Typst] = []
+        body: list[Typst] = []
         for y, row in enumerate(rows):
-            x = 0
-            end = len(head) if y < len(head) else len(rows)
+            x, end = 0, len(above) if y < len(above) else len(rows)
+            around = {
+                k: v for k, v in self.look(row).items() if k in HANDED_ON
+            }
             for cell in row(["td", "th"], recursive=False):
-                cell_look = look_of(row, self.looks)
-                keep = {"text-align", "color", "background-color", "background", "font-weight"}
-                cell_look = {k: v for k, v in cell_look.items() if k in keep} | look_of(cell, self.looks)
-                if cell_look.get("display") == "none":
+                look = around | self.look(cell)
+                if look.get("display") == "none":
                     continue
                 while (x, y) in taken:
                     x += 1
-                wide = min(whole(cell.get("colspan"), 1), 99)
-                high = min(whole(cell.get("rowspan"), 1) or end, end - y)
+                wide = max(min(whole(cell.get("colspan"), 1), 99), 1)
+                high = whole(cell.get("rowspan"), 1)
+                high = min(high if high > 0 else end, end - y)
                 while any((x + i, y) in taken for i in range(wide)):
                     wide -= 1
-                taken |= {(x + i, y + j) for i in range(wide) for j in range(high)}
-                inside = self.dressed(cell, self.inside(cell), cell_look)
-                (above if y < len(head) else below).append(
-                    call(
-                        "table.cell",
-                        inside if not hidden(cell_look) else Typst("[]"),
-                        x=x, y=y, colspan=wide, rowspan=high,
-                        fill=fill(cell_look),
-                        align=self.alignment(cell, cell_look, tag),
-                    )
-                )
+                taken |= {
+                    (x + i, y + j) for i in range(wide) for j in range(high)
+                }
+                inside = self.dressed(cell, self.inside(cell), look)
+                place = {"x": x, "y": y, "colspan": wide, "rowspan": high}
+                place |= {"fill": fill(look), "align": alignment(look)}
+                if "dataframe" in tag.get_attribute_list("class"):
+                    place["align"] = place["align"] or Typst("right")
+                written = head if y < len(above) else body
+                written.append(call("table.cell", inside, **place))
         if not taken:
             return Typst("[]")
-        width = max(x for x, _ in taken) + 1
-        if above:
-            below.insert(0, call("table.header", *above))
+        if head:
+            body.insert(0, call("table.header", *head))
+            body.insert(1, call("table.hline", y=len(above)))
         caption = tag.find("caption", recursive=False)
         caption = self.inside(caption) if caption else None
-        made = call("table", *below, columns=width)
+        columns = max(x for x, _ in taken) + 1
+        made = call("table", *body, columns=columns)
         return call("fitted-table", made, caption)
-
-    def alignment(self, tag: Tag, look: Look, table: Tag | None = None) -> Typst | None:
-        """Where its look puts it, if it says so."""
-        where = look.get("text-align", "").removeprefix("-webkit-")
-        if not where and table and "dataframe" in table.get("class", []):
-            where = "right"
-        known = ("left", "center", "right", "start", "end")
-        return Typst(where) if where in known else None
 
     def dressed(self, tag: Tag, body: str, look: Look) -> str:
         """Contents in their colours, in their place."""
-        text: dict[str, object] = {}
-        if (ink := colour(look.get("color", ""))) and not self.pale(ink, tag):
-            text["fill"] = rgb(ink)
-        weight = look.get("font-weight", "")
-        if weight.startswith("bold") or weight in ("600", "700", "800", "900"):
-            text["weight"] = "bold"
-        if look.get("font-style") in ("italic", "oblique"):
-            text["style"] = "italic"
-        if look.get("direction") == "rtl":
-            text["dir"] = Typst("rtl")
-        body = call("text", body, **text) if text else body
-        lines = look.get("text-decoration") or look.get("text-decoration-line")
-        if "underline" in (lines or ""):
-            body = call("underline", body)
-        if "line-through" in (lines or ""):
-            body = call("strike", body)
-        if tag.name in ("td", "th"):
-            return body
-        shown = look.get("display", "")
-        parent = tag.parent and look_of(tag.parent, self.looks).get("display", "")
-        floats = look.get("float", "none")
-        beside = "inline-" in shown or "flex" in (parent or "") or floats == "left"
-        block = (tag.name in BLOCKS or shown == "block") and "inline" not in shown
-        behind = fill(look)
-        if behind and not block:
+        shown, floats = look.get("display", ""), look.get("float", "")
+        cell = tag.name in ("td", "th", "li")
+        block = not cell and "inline" not in shown and shown != "contents"
+        block = block and (tag.name in BLOCKS or shown in ("block", "flex"))
+        ink = colour(look.get("color", ""))
+        text = {
+            "fill": rgb(ink) if ink and not self.pale(ink, tag) else None,
+            "weight": WEIGHTS.get(look.get("font-weight", "")),
+            "style": STYLES.get(look.get("font-style", "")),
+            "dir": Typst("rtl") if look.get("direction") == "rtl" else None,
+        }
+        if any(text.values()):
+            body = call("text", body, **text)
+        lines = look.get("text-decoration", "")
+        lines += look.get("text-decoration-line", "")
+        for name, mark in (
+            ("underline", "underline"),
+            ("line-through", "strike"),
+        ):
+            body = call(mark, body) if name in lines else body
+        behind = None if tag.name in ("td", "th") else fill(look)
+        border = colour(look.get("border", "").split("solid ")[-1])
+        if block and (behind or border):
+            frame = rgb(border) if border else None
+            body = call("panel", body, fill=behind, stroke=frame)
+        elif behind:
             body = call("highlight", body, fill=behind)
-        border = look.get("border", "")
-        stroke = colour(border.split()[-1]) if "solid" in border else None
-        if block and (behind or stroke):
-            body = call("panel", body, fill=behind, stroke=stroke and rgb(stroke))
-        if block and (where := self.alignment(tag, look)):
-            body = call("align", where, body)
-        if "avoid" in look.get("break-inside", look.get("page-break-inside", "")):
+        if block and alignment(look):
+            body = call("align", alignment(look), body)
+        if "avoid" in look.get(
+            "break-inside", look.get("page-break-inside", "")
+        ):
             body = call("block", body, breakable=False)
-        if beside and tag.name in (*BLOCKS, "table", "ul", "ol"):
-            width = length(look.get("width", ""))
-            body = call("beside", body, width)
+        around = self.look(tag.parent).get("display", "")
+        if tag.name in BLOCKS and (
+            "inline-" in shown or "flex" in around or floats == "left"
+        ):
+            body = call("beside", body, length(look.get("width", "")))
         elif floats == "right":
             body = call("align", Typst("right"), body)
         elif block:
             body = join([Typst("parbreak()"), body, Typst("parbreak()")])
         before, after = (
-            look.get(f"break-{side}", look.get(f"page-break-{side}", ""))
+            look.get(f"break-{side}", look.get(f"page-break-{side}")) in PAGES
             for side in ("before", "after")
         )
-        pieces = [NEW_PAGE] * (before in PAGES) + [body] + [NEW_PAGE] * (after in PAGES)
-        return join(pieces) if len(pieces) > 1 else body
+        if before or after:
+            body = join([*[NEW_PAGE] * before, body, *[NEW_PAGE] * after])
+        return body
 
     def pale(self, ink: tuple[float, ...], tag: Tag) -> bool:
         """Whether it could not be seen on white paper."""
-        if min(ink[:3]) < 0.8:
-            return False
-        around = [tag, *(p for p in tag.parents if p.name != "[document]")]
-        return not any(fill(look_of(place, self.looks)) for place in around)
+        around = [tag, *tag.parents] if min(ink[:3]) > 0.8 else []
+        return bool(around) and not any(fill(self.look(t)) for t in around)
+
+
+def alignment(look: Look) -> Typst | None:
+    """Where its look puts it, if it says so."""
+    where = look.get("text-align", "").removeprefix("-webkit-")
+    known = ("left", "center", "right", "start", "end")
+    return Typst(where) if where in known else None
 
 
 def blank(node: Tag | NavigableString) -> bool:
+    """Whether it is nothing but space, or a comment."""
+    if isinstance(node, PreformattedString):
+        return True
     return isinstance(node, NavigableString) and not node.strip()
 
 
@@ -535,14 +593,18 @@ def slug(words: str) -> str:
 
 def known_language(name: str) -> str:
     """A language as Typst may know it: python of {python} and ipython3."""
-    found = re.match(r"[{.]*(?:i(?=python))?([a-z+#]+(?:-[a-z+#]+)*)", name.lower())
+    found = re.match(
+        r"[{.]*(?:i(?=python))?([a-z+#]+(?:-[a-z+#]+)*)", name.lower()
+    )
     return found[1] if found else ""
 
 
 def drawn_text(found: re.Match) -> str:
     """HTML within a drawing, which Typst leaves out, as its words."""
     at = dict(re.findall(r'\b(x|y|width|height)="([-\d.]+)', found[1]))
-    x, y, width, height = (float(at.get(k, 0)) for k in ("x", "y", "width", "height"))
+    x, y, width, height = (
+        float(at.get(k, 0)) for k in ("x", "y", "width", "height")
+    )
     said = escape(words(BeautifulSoup(found[2], "html5lib")))
     place = f'x="{x + width / 2:g}" y="{y + height / 2 + 5:g}"'
     return f'<text {place} text-anchor="middle" font-size="14">{said}</text>'
