@@ -308,7 +308,7 @@ def plot_latent_spaces(
         above.set_title(f"({letter}) {title}", loc="left", pad=3)
         sigma = (0.5 * logvar).exp().median().item()
         width = f"= {sigma:.2g}" if sigma >= 0.001 else "< 0.001"
-        text = f"$\\sigma$ {width}; {outside:,} outside"
+        text = f"$\\sigma {width}$; {outside:,} outside"
         above.set_title(text, loc="right", pad=3)
     digits = [Patch(color=c, label=str(i)) for i, c in enumerate(COLORS)]
     lines = [
