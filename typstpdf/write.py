@@ -407,7 +407,7 @@ class Writer:
         code = tag.find("code", recursive=False)
         if set(tag.find_all(True)) - {code}:
             return call("output", "stdout", self.inside(tag, pre=True))
-        classes = " ".join((code or tag).get_attribute_list("class"))
+        classes = " ".join((code or tag).get("class", []))
         language = known_language(classes.removeprefix("language-"))
         if language == "mermaid":
             self.warn("a mermaid diagram is printed as its source")
