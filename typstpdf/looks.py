@@ -106,7 +106,7 @@ def look_of(tag: Tag, sheets: dict[int, Look]) -> Look:
     look = dict(ELEMENTS.get(tag.name, {}))
     if tag.has_attr("hidden"):
         look["display"] = "none"
-    for name in tag.get_attribute_list("class"):
+    for name in tag.get("class", []):
         look |= CLASSES.get(name, {})
     for name in ATTRIBUTES.keys() & tag.attrs.keys():
         value = str(tag[name]).strip().lower()

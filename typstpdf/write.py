@@ -487,7 +487,7 @@ class Writer:
                 inside = self.dressed(cell, self.inside(cell), look)
                 place = {"x": x, "y": y, "colspan": wide, "rowspan": high}
                 place |= {"fill": fill(look), "align": alignment(look)}
-                if "dataframe" in tag.get_attribute_list("class"):
+                if "dataframe" in tag.get("class", []):
                     place["align"] = place["align"] or Typst("right")
                 written = head if y < len(above) else body
                 written.append(call("table.cell", inside, **place))
