@@ -1,16 +1,13 @@
 """An nbconvert exporter that makes a PDF with Typst: no TeX, no browser.
 
-Cells become text or HTML (`typstpdf.cells`), HTML is looked at as a browser
-would (`typstpdf.looks`) and written as calls of Typst functions
-(`typstpdf.write`), formulas go through pandoc (`typstpdf.tex`), and Typst
-sets it all in the look of ``page.typ``. It reads files only from a temporary
-folder that holds the notebook's own pictures.
+Cells become HTML (`typstpdf.cells`), with the looks that a browser gives it
+(`typstpdf.looks`), and that becomes calls of Typst functions
+(`typstpdf.write`); formulas go their own way (`typstpdf.tex`). Typst sets it
+all in the look of ``page.typ``.
 """
 
 import re
-import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +18,22 @@ from nbconvert.utils.exceptions import ConversionException
 from nbformat import NotebookNode
 from traitlets import Unicode
 
-from typstpdf.cells import CONTROL, named, show_cell
-from typstpdf.looks import parse, styles
+from typstpdf.cells import describe, show_cell
+from typstpdf.looks import parse
 from typstpdf.tex import Formula, typeset
-from typstpdf.write import (
-    HEADINGS,
-    Refused,
-    Writer,
-    call,
-    slug,
-    words,
-)
+from typstpdf.write import EMPTY, Writer, call, words
 
+TEMPLATE = Path(__file__).with_name("page.typ").read_bytes()
 NO_GLYPH = re.compile(r'the text `"(.+?)"` could not be displayed')
 ESCAPED = re.compile(r"\\u\{(\w+)\}")
 PICTURE = re.compile(r'(?:image\("|─ .*)(picture-\d+)')
+PART = re.compile(r"part-\d+\.typ")
+IMPORT = '#import "page.typ": *\n'
+# Where Jupyter does not look for formulas.
+NO_FORMULAS = "code, pre, .tex2jax_ignore, .mathjax_ignore"
 DELIMITED = re.compile(
     r"(?s)\$\$(.*)\$\$|\$(.*)\$|\\{1,2}[([](.*?)\\{1,2}[)\]]"
 )
-# The fonts inside typst come first: they are the same on every machine.
-Options = dict[str, Any]
-OWN_FONTS = "ignore_system_fonts"
 
 
 class TypstPDFExporter(Exporter):
@@ -80,14 +72,36 @@ class TypstPDFExporter(Exporter):
         nb, resources = super().from_notebook_node(nb, resources, **kwargs)
         about = resources["metadata"]
         author = self.author or authors(nb.metadata.get("authors"))
-        lang = self.lang or str(nb.metadata.get("lang", "en"))
+        lang = self.lang or str(nb.metadata.get("lang", ""))
         lang = lang[:2].lower() if re.match("[A-Za-z]{2}", lang) else "en"
-        page = Page(nb, author, Path(about.get("path") or "."))
+        cells = [
+            (html, describe(nb, index))
+            for index in range(len(nb.cells))
+            for html in show_cell(nb, index)
+        ]
+        bodies = parse([html for html, _ in cells])
+        headline = take_title(bodies, author)
         title = self.title or str(nb.metadata.get("title", ""))
-        title = title or page.title or about.get("name") or "Notebook"
-        pdf = page.compile(title, author, self.banner, lang)
-        resources["warnings"] = list(page.warnings)
-        for warning in page.warnings:
+        title = title or (words(headline) if headline else "")
+        title = title or about.get("name") or "Notebook"
+
+        every = [body for body in (headline, *bodies) if body]
+        folder = Path(about.get("path") or ".")
+        writer = Writer(folder, formulas(every))
+        head = writer.write("the title", headline) if headline else EMPTY
+        report = call("report.with", title, head, author, self.banner, lang)
+        files = {"main.typ": f"#show: {report}\n"}
+        wheres, plain = {"main.typ": "the title"}, {}
+        for number, (_, where) in enumerate(cells):
+            name, body = f"part-{number}.typ", bodies[number]
+            wheres[name] = where
+            files["main.typ"] += f'#include "{name}"\n'
+            files[name] = f"#{writer.write(where, body)}\n"
+            words_of_it = call("output", call("raw", body.get_text()))
+            plain[name] = f"#{words_of_it}\n"
+        pdf = compile_all(files, plain, wheres, writer)
+        resources["warnings"] = list(writer.warnings)
+        for warning in writer.warnings:
             self.log.warning(warning)
         return pdf, resources
 
@@ -99,188 +113,96 @@ def authors(found: object) -> str:
     return ", ".join(str(name) for name in names if name)
 
 
-class Page:
-    """A notebook as Typst, changed until Typst takes it.
-
-    Attributes:
-        title: the words of the first heading, if it stands at the top.
-        warnings: a line for each thing that paper shows differently.
-    """
-
-    def __init__(self, nb: NotebookNode, author: str, folder: Path) -> None:
-        self.pieces = [
-            (part, parse(CONTROL.sub(named, part.html)))
-            for index in range(len(nb.cells))
-            for part in show_cell(nb, index)
-        ]
-        bodies = [body for _, body in self.pieces]
-        self.folder = folder
-        self.headline = take_title(bodies[0], author) if bodies else None
-        self.title = words(self.headline) if self.headline else ""
-        bodies = [*([self.headline] if self.headline else []), *bodies]
-        self.formulas = typed([tag for b in bodies for tag in formulas(b)])
-        self.looks = styles(bodies)
-        self.anchors = anchors(bodies)
-        self.warnings: dict[str, None] = {}
-
-    def compile(
-        self, title: str, author: str, banner: str, lang: str
-    ) -> bytes:
-        """Compile it with the template's settings, changed where need be.
-
-        Raises:
-            ConversionException: even so, Typst refuses it.
-        """
-        refused = Refused()
-        options: Options = {OWN_FONTS: True, "pdf_standards": ["ua-1"]}
-        while True:
-            made = self.write(refused, [title, author, banner, lang])
-            try:
-                pdf = made.compile(made.parts, options)
-            except typst.TypstError as error:
-                message = error.diagnostic
-            else:
-                self.warnings |= made.writer.warnings
-                return pdf
-            if NO_GLYPH.search(message) and options.pop(OWN_FONTS, False):
-                continue
-            known = "embedding PDFs" not in message
-            if known and self.refuse(refused, message, made, options):
-                continue
-            if not options.pop("pdf_standards", None):
-                raise ConversionException(message)
-            first = message.splitlines()[0]
-            self.warnings[f"not for screen readers: {first}"] = None
-
-    def write(self, refused: Refused, settings: list[str]) -> "Written":
-        """All of it as Typst, without what was refused."""
-        writer = Writer(
-            self.folder, self.looks, self.formulas, self.anchors, refused
-        )
-        headline = self.headline and writer.inside(self.headline)
-        title, *rest = settings
-        report = call("report.with", title, headline, *rest)
-        report = writer.spell(report)
-        parts = [
-            writer.write(part, body, number in refused.parts)
-            for number, (part, body) in enumerate(self.pieces)
-        ]
-        return Written(report, parts, writer)
-
-    def refuse(
-        self,
-        refused: Refused,
-        message: str,
-        made: "Written",
-        options: Options,
-    ) -> bool:
-        """Note what Typst did not take; False if that is not found."""
-        message = ESCAPED.sub(lambda m: chr(int(m[1], 16)), message)
-        signs = set("".join(NO_GLYPH.findall(message))) - refused.signs
-        pictures = set(PICTURE.findall(message)) - refused.pictures
-        refused.signs |= signs
-        refused.pictures |= pictures
-        if signs or pictures:
-            return True
-        place = re.search(r"part-(\d+)\.typ", message)
-        numbers = {int(place[1])} if place else set(range(len(made.parts)))
-        for number in sorted(numbers - refused.parts):
-            if not made.fails(made.parts[number], options):
-                continue
-            bad = {
-                id(tag)
-                for tag in formulas(self.pieces[number][1])
-                if made.fails(made.writer.formula(tag), options)
-            }
-            if bad - refused.formulas:
-                refused.formulas |= bad
-            else:
-                refused.parts.add(number)
-            return True
-        return False
-
-
-@dataclass
-class Written:
-    """A notebook as Typst, and the one who wrote it."""
-
-    report: str
-    parts: list[str]
-    writer: Writer
-
-    def compile(self, parts: list[str], options: Options) -> bytes:
-        """Compile parts in a folder that holds nothing but them.
-
-        Typst looks for packages in an empty folder, too.
-        """
-        main = f'#import "page.typ": *\n#show: {self.report}\n'
-        with tempfile.TemporaryDirectory() as place:
-            folder, packages = Path(place, "notebook"), Path(place, "none")
-            folder.mkdir()
-            packages.mkdir()
-            shutil.copy(Path(__file__).with_name("page.typ"), folder)
-            for name, data in self.writer.pictures.items():
-                Path(folder, name).write_bytes(data)
-            for number, part in enumerate(parts):
-                name = f"part-{number}.typ"
-                main += f'#include "{name}"\n'
-                source = f'#import "page.typ": *\n#{part or "[]"}\n'
-                Path(folder, name).write_bytes(source.encode())
-            path = folder / "main.typ"
-            path.write_bytes(main.encode())
-            options = {"root": folder, "package_path": packages} | options
-            return typst.compile(path, **options)
-
-    def fails(self, part: str, options: Options) -> bool:
-        """Whether Typst refuses a part alone."""
-        try:
-            self.compile([part], options)
-        except typst.TypstError:
-            return True
-        return False
-
-
-def take_title(body: Tag, author: str) -> Tag | None:
+def take_title(bodies: list[Tag], author: str) -> Tag | None:
     """Cut out the title, and the author's name below, for the template."""
-    heading = body.select_one(":scope > h1:first-child")
-    below = body.select_one(":scope > h1:first-child + *")
+    first, below, *_ = [
+        *(bodies[0](True, recursive=False) if bodies else []),
+        None,
+        None,
+    ]
+    if not first or first.name != "h1":
+        return None
     if author and below and words(below) == author:
         below.decompose()
-    return heading and heading.extract()
+    return first.extract()
 
 
-def formulas(body: Tag) -> list[Tag]:
-    """The formulas of a text, where Jupyter looks for them."""
-    found = body.select('script[type^="math/tex"]')
-    for tag in [*found]:
-        if tag.find_parent(class_=["tex2jax_ignore", "mathjax_ignore"]):
-            tag.replace_with(tag.string or "")
-            found.remove(tag)
-    return found
-
-
-def typed(tags: list[Tag]) -> dict[int, Formula]:
-    """Formulas by the ``id()`` of their tags."""
-    pairs = []
-    for tag in tags:
-        tex = (tag.string or "").strip()
-        block = "display" in tag["type"] or tex.startswith(
-            ("$$", "\\[", "\\\\[", "\\begin")
-        )
-        if found := DELIMITED.fullmatch(tex):
-            tex = next(filter(None, found.groups()), "")
-        pairs.append((tex, block))
+def formulas(bodies: list[Tag]) -> dict[int, Formula]:
+    """The formulas of a notebook by the ``id()`` of their tags, typeset."""
+    tags, pairs = [], []
+    for body in bodies:
+        for tag in body.select(f":is({NO_FORMULAS}) tex"):
+            tag.unwrap()
+        for tag in body("tex"):
+            tex = tag.get_text().strip()
+            if tex == "\\$":
+                tag.replace_with("$")
+                continue
+            block = tex.startswith(("$$", "\\[", "\\\\[", "\\begin"))
+            if found := DELIMITED.fullmatch(tex):
+                tex = next(filter(None, found.groups()), "")
+            tags.append(tag)
+            pairs.append((tex, block))
     return dict(zip(map(id, tags), typeset(pairs), strict=True))
 
 
-def anchors(bodies: list[Tag]) -> dict[str, int]:
-    """Where links within the document lead: a name, and a tag's ``id()``."""
-    places: dict[str, int] = {}
-    for body in bodies:
-        for tag in body(HEADINGS):
-            said = "".join(tag.find_all(string=True))
-            places.setdefault(slug(said.replace("$", "")), id(tag))
-    for body in bodies:
-        for tag in body.select("[id], a[name]"):
-            places.setdefault(tag.get("id", tag.get("name")), id(tag))
-    return places
+def compile_all(
+    files: dict[str, str],
+    plain: dict[str, str],
+    wheres: dict[str, str],
+    writer: Writer,
+) -> bytes:
+    """Compile the files, changed until Typst takes them.
+
+    Raises:
+        ConversionException: even so, Typst refuses them.
+    """
+    # The fonts inside typst come first: they are the same everywhere.
+    options: dict[str, Any] = {"ignore_system_fonts": True}
+    options["pdf_standards"] = ["ua-1"]
+    while True:
+        sources = {n: f"{IMPORT}{text}".encode() for n, text in files.items()}
+        sources |= {"page.typ": TEMPLATE}
+        try:
+            with tempfile.TemporaryDirectory() as place:
+                for name, data in writer.pictures.items():
+                    Path(place, name).write_bytes(data)
+                options |= {"root": place, "package_path": place}
+                return typst.compile(sources, **options)
+        except typst.TypstError as error:
+            said = ESCAPED.sub(lambda m: chr(int(m[1], 16)), error.diagnostic)
+        if NO_GLYPH.search(said) and options.pop("ignore_system_fonts", None):
+            continue
+        known = "embedding PDFs" not in said
+        changed = False
+        for name, text in [*files.items()]:
+            writer.where = wheres[name]
+            files[name] = mended(text, said, writer) if known else text
+            changed |= files[name] != text
+        part = PART.search(said)
+        if known and not changed and part and part[0] in plain:
+            files[part[0]] = plain.pop(part[0])
+            writer.where = wheres[part[0]]
+            writer.warn("what Typst refuses is shown as source")
+            changed = True
+        if changed:
+            continue
+        if not options.pop("pdf_standards", None):
+            raise ConversionException(said)
+        first = said.splitlines()[0]
+        writer.warnings[f"not for screen readers: {first}"] = None
+
+
+def mended(source: str, said: str, writer: Writer) -> str:
+    """A source without the signs and the pictures that Typst names."""
+    signs = {*"".join(NO_GLYPH.findall(said))}.intersection(source)
+    names = {sign: f"«U+{ord(sign):04X}»" for sign in signs}
+    if names:
+        writer.warn(f"no font has {' '.join(names.values())}")
+    for picture in PICTURE.findall(said):
+        if f'image("{picture}"' in source:
+            writer.warn("a picture is damaged")
+            source = source.replace(
+                f'image("{picture}"', f'damaged("{picture}"'
+            )
+    return source.translate(str.maketrans(names))

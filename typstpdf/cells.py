@@ -1,141 +1,140 @@
-"""A notebook's cells as parts: text to print as it is, or HTML.
+"""A notebook's cells as HTML, with what Jupyter shows and nothing else.
 
-Markdown becomes the HTML that Jupyter shows: formulas are taken out before
-and put back behind, in ``<script type="math/tex">`` with their delimiters.
+Formulas are taken out of Markdown and HTML before anything else reads them,
+and put back as ``<tex>``, with their delimiters.
 """
 
+import base64
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from html import escape, unescape
-from typing import Any
+from itertools import groupby
+from urllib.parse import unquote
 
 import mistune
+from bs4 import BeautifulSoup
+from nbconvert.filters import ansi2html
 from nbformat import NotebookNode
 
 # Longer outputs are cut: nobody reads more on paper.
 MAX_PRINTED = 30_000
-PICTURES = ("svg+xml", "png", "jpeg", "gif", "webp")
-PICTURES = (*(f"image/{kind}" for kind in PICTURES), "application/pdf")
+IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif")
+IMAGES = (*IMAGES, "image/webp", "application/pdf")
+MEDIA = ("iframe", "embed", "object", "video", "audio", "canvas")
 # "<IPython.core.display.HTML object>" stands for something left out.
 OBJECT = re.compile(
     r"\A<[\w.]+( (object( at 0x[0-9a-f]+)?|display_id=.*))?>\Z"
 )
-ANSI = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))"
+# What a terminal overwrites, and links that it does not show.
+GONE = re.compile(
+    r"(?m)(?:^|(?<=\x1b\[A))[^\n]*\n[^\n]*\x1b\[A|^[^\n]*\r(?=[^\n])"
+    r"|[^\n\x08]\x08|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
 )
-SIGN = re.compile(rf"({ANSI.pattern})|(.)", re.DOTALL)
 CONTROL = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef]"
 )
 # What Jupyter takes for a formula, and where it does not look for one.
 BODY = r"(?>\\.|\{(?:\\.|[^{}\\]|\{[^{}]*\})*\}|(?!\n\s*\n)[^$\\])+?"
 ANY = r"(?:(?!\n\s*\n).)*?"
-VERBATIM = r"""
-    <!--.*?--> | \\[\\$`](?![(\[])
+PIECE = re.compile(
+    rf"""
+    <!--.*?--> | \\[\\`](?![(\[]) | \]\([^()\s]*\)
     | <(?P<tag>script|style|pre|code|textarea|svg|math)\b.*?</(?P=tag)\s*>
     | <[/a-zA-Z](?:"[^"]*"|'[^']*'|[^<>"'$])*>
-"""
-MARKDOWN = r"""
-    | ^[ \t>]*(?P<fence>`{3,}|~{3,})[^\n`]*\n.*?(?:^[ \t>]*(?P=fence)|\Z)
+    | ^[ \t>]*(?P<fence>`{{3,}}|~{{3,}})[^\n`]*\n.*?(?:^[ \t>]*(?P=fence)|\Z)
     | (?<!`)(?P<ticks>`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=ticks)(?!`)
-    | \]\([^()\s]*\)
-"""
-FORMULA = rf"""
-    \$\${BODY}\$\$ | \${BODY}\$ | \\?\\\({ANY}\\?\\\) | \\?\\\[{ANY}\\?\\\]
-    | \\begin\{{(?P<env>[a-zA-Z]+\*?)\}}{ANY}\\end\{{(?P=env)\}}
-    | \\(?:eq)?ref\{{[^{{}}\n]+\}}
-"""
-FLAGS = re.VERBOSE | re.DOTALL | re.MULTILINE
-IN_HTML = re.compile(f"(?P<skip>{VERBATIM})|(?P<tex>{FORMULA})", FLAGS)
-IN_MARKDOWN = re.compile(
-    f"(?P<skip>{VERBATIM}{MARKDOWN})|(?P<tex>{FORMULA})", FLAGS
+    | (?P<page>^[ ]{{0,3}}\\(?:new|clear|cleardouble)page[ \t]*$
+        |^[ ]{{0,3}}\\pagebreak(?:\[\d\])?[ \t]*$)
+    | (?P<tex>\\\$ | \$\${BODY}\$\$ | \${BODY}\$
+        | \\?\\\({ANY}\\?\\\) | \\?\\\[{ANY}\\?\\\]
+        | \\begin\{{(?P<env>[a-zA-Z]+\*?)\}}{ANY}\\end\{{(?P=env)\}}
+        | \\(?:eq)?ref\{{[^{{}}\n]+\}})
+    """,
+    re.VERBOSE | re.DOTALL | re.MULTILINE,
 )
 TAKEN = re.compile("\ufdd0(\\d+)\ufdd1")
-# A table's row may hold code or a formula with a bar, which ends no cell.
+# A table's row may hold code with a bar, which ends no cell.
 BAR = "\ufdd2"
+PAGE = '<div style="break-after: page"></div>'
+HIDDEN_OUTPUT = {"remove_output", "hide_output", "outputs_hidden"}
+HIDDEN_SOURCE = {"remove_input", "hide_input", "hide_code", "source_hidden"}
+MARKDOWN = mistune.create_markdown(
+    renderer=mistune.HTMLRenderer(False, allow_harmful_protocols=True),
+    plugins=["strikethrough", "table", "url", "task_lists"],
+)
 
 
-@dataclass
-class Part:
-    """What stands on paper in one piece: a cell's source, or an output."""
-
-    where: str  # names the cell to a person
-    kind: str  # "html", "code", "stdout", "stderr" or "error"
-    text: str
-    # Of code: its language; whether an output follows.
-    language: str = ""
-    followed: bool = False
-    pictures: dict = field(default_factory=dict)  # by name, MIME bundles
-    lost: str = ""  # what a person should know about it
-    source: str = ""  # of Markdown
-
-    @property
-    def html(self) -> str:
-        """What is to be read as a browser would."""
-        return self.text if self.kind == "html" else ""
-
-
-class Renderer(mistune.HTMLRenderer):
-    """Markdown to HTML; formulas taken out are put back into code."""
-
-    def __init__(self, taken: list[str]) -> None:
-        super().__init__(escape=False, allow_harmful_protocols=True)
-        self.taken = taken
-
-    def block_code(self, code: str, info: str | None = None) -> str:
-        """Code, which holds no formulas."""
-        return super().block_code(self._untaken(code), info)
-
-    def codespan(self, text: str) -> str:
-        """Code within a line."""
-        return super().codespan(self._untaken(text))
-
-    def block_html(self, html: str) -> str:
-        """HTML, where a dollar may be escaped, too."""
-        return super().block_html(html.replace("\\$", "$"))
-
-    def _untaken(self, text: str) -> str:
-        return TAKEN.sub(lambda m: self.taken[int(m[1])], text)
+def show_cell(nb: NotebookNode, index: int) -> Iterator[str]:
+    """What a cell shows, from top to bottom."""
+    cell = nb.cells[index]
+    # Its tags, and what its metadata say yes to, in one spelling.
+    marks = {tag.replace("-", "_") for tag in cell.metadata.get("tags", [])}
+    folded = cell.metadata.get("jupyter", {})
+    for place in (nb.metadata, cell.metadata, folded):
+        marks |= {name for name, value in place.items() if value}
+    if marks & {"remove_cell", "hide_cell"}:
+        return
+    if cell.cell_type != "code":
+        yield from [] if marks & HIDDEN_SOURCE else [prose(cell)]
+        return
+    outputs = [] if marks & HIDDEN_OUTPUT else cell.outputs
+    # Those of one stream, in one piece.
+    runs = groupby(outputs, key=lambda out: out.get("name", object()))
+    shown = [html for _, run in runs if (html := show_output([*run]))]
+    source = cell.source.strip("\n").rstrip()
+    if source and not marks & HIDDEN_SOURCE:
+        language = nb.metadata.get("language_info", {}).get("name", "python")
+        html = (
+            f'<code class="{escape(str(language))}">{escape(source)}</code>'
+        )
+        yield f'<pre class="{"followed" if shown else ""}">{html}</pre>'
+    yield from shown
 
 
-def render(markdown: str) -> str:
-    """What Jupyter shows of a Markdown text: HTML."""
+def prose(cell: NotebookNode) -> str:
+    """A cell that is no code."""
+    mime = cell.metadata.get("raw_mimetype", cell.metadata.get("format"))
+    html = (
+        cell.source if mime == "text/html" else render(cell.source, MARKDOWN)
+    )
+    if cell.cell_type == "raw" and mime not in ("text/html", "text/markdown"):
+        # It may do nothing but ask for a new page.
+        breaks = not html.replace(PAGE, "").strip()
+        return html if breaks else printed(cell.source)
+
+    def attached(found: re.Match) -> str:
+        bundle = cell.get("attachments", {}).get(unquote(found[1]), {})
+        return next(map(address, bundle.values()), found[0])
+
+    return re.sub(r'(?<=src=")attachment:([^"]*)', attached, html)
+
+
+def address(data: str) -> str:
+    """A picture of the notebook, base64 or SVG, as an address of its own."""
+    data = str(data).strip()
+    if data.startswith("<"):
+        data = base64.b64encode(data.encode(errors="replace")).decode()
+    return f"data:;base64,{escape(data)}"
+
+
+def render(source: str, parser: Callable[[str], str] = str) -> str:
+    """What Jupyter shows of Markdown or HTML, with its formulas marked."""
     taken: list[str] = []
 
     def take(found: re.Match) -> str:
-        if found["skip"]:
-            code = found["ticks"] and "\n" not in found[0]
-            bars = found[0].replace("\\|", "|").replace("|", BAR)
-            return bars if code else found[0]
-        taken.append(found[0])
+        if found["page"]:
+            return PAGE
+        if found["ticks"] and "\n" not in found[0]:
+            return found[0].replace("\\|", "|").replace("|", BAR)
+        if not found["tex"]:
+            return found[0]
+        taken.append(f"<tex>{escape(unescape(found[0]))}</tex>")
         return f"\ufdd0{len(taken) - 1}\ufdd1"
 
-    text = IN_MARKDOWN.sub(take, CONTROL.sub(named, markdown))
-    plugins = ["strikethrough", "table", "url", "task_lists"]
-    parser = mistune.create_markdown(
-        renderer=Renderer(taken), plugins=plugins
-    )
-    html = parser(text).replace(BAR, "|")
-    return TAKEN.sub(lambda m: formula(taken[int(m[1])]), html)
-
-
-def formula(tex: str) -> str:
-    """A formula, with its delimiters, as it is marked in HTML."""
-    tex = re.sub("(?i)</(?=script)", "< /", unescape(tex))
-    return f'<script type="math/tex">{tex}</script>'
-
-
-def with_formulas(html: str) -> str:
-    """The HTML of an output with its formulas marked."""
-
-    def mark(found: re.Match) -> str:
-        if found["skip"]:
-            return {"\\$": "$"}.get(found[0], found[0])
-        return formula(found[0])
-
-    return IN_HTML.sub(mark, html)
+    html = parser(PIECE.sub(take, CONTROL.sub(named, source)))
+    html = html.replace(BAR, "|")
+    return TAKEN.sub(lambda found: taken[int(found[1])], html)
 
 
 def named(found: re.Match) -> str:
@@ -143,209 +142,77 @@ def named(found: re.Match) -> str:
     return f"\\x{ord(found[0]):02x}"
 
 
-def show_cell(nb: NotebookNode, index: int) -> Iterator[Part]:
-    """What a cell shows, from top to bottom."""
-    cell, where = nb.cells[index], describe(nb, index)
-    source_hidden, outputs_hidden = hidden(nb, cell)
-    if source_hidden and (outputs_hidden or cell.cell_type != "code"):
-        return
-    kind, text = "stdout", cell.source
-    if cell.cell_type == "raw":
-        mime = cell.metadata.get("raw_mimetype", cell.metadata.get("format"))
-        if mime in ("text/html", "text/markdown"):
-            kind = "html"
-            text = text if mime == "text/html" else render(text)
-        elif re.fullmatch(r"\s*(\\\w+\s*)+", text):
-            kind, text = "html", f"<p>{escape(text)}</p>"
-    elif cell.cell_type == "markdown":
-        kind, text = "html", render(cell.source)
-    if cell.cell_type != "code":
-        attached = cell.get("attachments", {})
-        yield Part(where, kind, text, pictures=attached, source=cell.source)
-        return
-    outputs = [] if outputs_hidden else joined(cell.outputs)
-    shown = [part for out in outputs for part in show_output(out, where)]
-    if not source_hidden:
-        language = nb.metadata.get("language_info", {}).get("name", "python")
-        text = cell.source.strip("\n").rstrip()
-        above = any(part.text for part in shown)
-        yield Part(where, "code", text, str(language), above)
-    yield from shown
-
-
-def hidden(nb: NotebookNode, cell: NotebookNode) -> tuple[bool, bool]:
-    """Whether a cell's source and its outputs are not to be seen."""
-    about, tagged = cell.metadata, tags(cell)
-    folded = about.get("jupyter", {})
-    whole = bool({"remove_cell", "hide_cell"} & tagged)
-    if cell.cell_type != "code":
-        return whole, whole
-    source = (
-        {"remove_input", "hide_input"} & tagged
-        or folded.get("source_hidden")
-        or about.get("hide_input")
-        or about.get("hide_code")
-        or nb.metadata.get("hide_input")
-    )
-    outputs = (
-        {"remove_output", "hide_output"} & tagged
-        or folded.get("outputs_hidden")
-        or about.get("hide_output")
-    )
-    return whole or bool(source), whole or bool(outputs)
-
-
-def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """The outputs, those of one stream in one piece."""
-    kept: list[NotebookNode] = []
-    for out in outputs:
-        last = kept[-1] if kept else {}
-        if out.output_type == "stream" and out.name == last.get("name"):
-            kept[-1] = NotebookNode(last, text=last.text + out.text)
-        else:
-            kept.append(out)
-    return kept
-
-
-def show_output(out: NotebookNode, where: str) -> Iterator[Part]:
-    """One output of a cell, in the best form that paper can show."""
+def show_output(run: list[NotebookNode]) -> str:
+    """An output, or those of one stream, in the best form for paper."""
+    out = run[0]
     if out.output_type == "stream":
-        kind = "stderr" if out.name == "stderr" else "stdout"
-        yield printed(where, kind, out.text)
-        return
+        return printed("".join(out.text for out in run), out.name)
     if out.output_type == "error":
-        yield printed(where, "error", "\n".join(out.traceback))
-        return
-    data: dict[str, Any] = out.data
-    for mime in PICTURES:
-        if mime in data:
-            about = out.metadata.get(mime)
-            about = about if isinstance(about, dict) else {}
-            size = " ".join(
-                f'{side}="{escape(str(about[side]))}"'
-                for side in ("width", "height")
-                if about.get(side)
-            )
-            alt = escape(str(about.get("alt") or ""))
-            html = f'<img src="attachment:" alt="{alt}" {size}>'
-            if alt:
-                html += f"<figcaption>{alt}</figcaption>"
-            kind = "figure" if alt else "center"
-            html = f"<{kind}>{html}</{kind}>"
-            bundle = {"": {mime: data[mime]}}
-            yield Part(where, "html", html, pictures=bundle)
-            return
-    others = [mime for mime in data if mime != "text/plain"]
+        return printed("\n".join(out.traceback), "error")
+    data = out.data
+    if mime := next((mime for mime in IMAGES if mime in data), None):
+        about = out.metadata.get(mime)
+        return drawn(data[mime], about if isinstance(about, dict) else {})
     html = str(data.get("text/html", ""))
     # What sklearn and xarray unfold by a click they say in plain text, too.
-    if visible(html) and "text-repr-fallback" not in html:
-        yield Part(where, "html", with_formulas(html))
-    elif "text/markdown" in data:
-        yield Part(where, "html", render(data["text/markdown"]))
-    elif "text/latex" in data:
-        html = with_formulas(escape(data["text/latex"], quote=False))
-        yield Part(where, "html", html)
-    elif "application/json" in data:
-        text = json.dumps(data["application/json"], indent=2)
-        yield printed(where, "stdout", text)
-    else:
-        part = printed(where, "stdout", str(data.get("text/plain", "")))
-        if others and "text-repr-fallback" not in html:
-            kinds = ", ".join(others)
-            part.lost = f"an output for a browser ({kinds}) is not printed"
-            if not part.text:
-                part.kind, part.text = "html", f"<p><em>{kinds}</em></p>"
-        yield part
+    folded = "text-repr-fallback" in html
+    page = BeautifulSoup(html, "html.parser")
+    seen = page.get_text(strip=True) or page.find(
+        ["img", "svg", "hr", *MEDIA]
+    )
+    if seen and not folded:
+        return render(html)
+    if "text/markdown" in data:
+        return render(data["text/markdown"], MARKDOWN)
+    if "text/latex" in data:
+        return render(escape(data["text/latex"], quote=False))
+    if "application/json" in data:
+        return printed(json.dumps(data["application/json"], indent=2))
+    plain = printed(OBJECT.sub("", str(data.get("text/plain", "")).rstrip()))
+    others = escape(", ".join(mime for mime in data if mime != "text/plain"))
+    if folded or not others:
+        return plain
+    return (
+        f'{plain}<object type="{others}">{"" if plain else others}</object>'
+    )
 
 
-def visible(html: str) -> bool:
-    """Whether a browser shows anything of it without running scripts."""
-    html = re.sub(r"(?is)<!--.*?-->|<(script|style)\b.*?</\1\s*>", "", html)
-    shown = r"(?i)<(img|svg|hr|iframe|embed|object|video|audio|canvas)\b"
-    text = re.sub(r"<[^>]*>", "", html)
-    return bool(text.strip() or re.search(shown, html))
+def drawn(data: str, about: dict) -> str:
+    """The picture of an output, as its metadata describe it."""
+    about = {key: escape(str(value)) for key, value in about.items() if value}
+    html = f'<figure><img src="{address(data)}"'
+    for key in about.keys() & {"alt", "width", "height"}:
+        html += f' {key}="{about[key]}"'
+    below = (
+        f"<figcaption>{about['alt']}</figcaption>" if "alt" in about else ""
+    )
+    return f"{html}>{below}</figure>"
 
 
-def printed(where: str, kind: str, text: str) -> Part:
+def printed(text: str, kind: str = "stdout") -> str:
     """An output of plain text, as a terminal would leave it."""
-    if re.search("[\r\b\x1b]", text):
-        text = terminal(text)
-    text = OBJECT.sub("", text.rstrip())
-    return Part(where, kind, shorten(text, MAX_PRINTED))
-
-
-def terminal(text: str) -> str:
-    """What is left of a text on a terminal, with its colours.
-
-    Carriage returns, backspaces and the cursor's ways are followed.
-    """
-    rows: list[list[tuple[str, str]]] = [[]]
-    row, column, style = 0, 0, ""
-    for code, sign in SIGN.findall(text):
-        steps = int(number[0]) if (number := re.findall(r"\d+", code)) else 1
-        if sign == "\n":
-            row, column = row + 1, 0
-            rows += [[]] * 0 if row < len(rows) else [[]]
-        elif sign == "\r":
-            column = 0
-        elif sign == "\b":
-            column = max(column - 1, 0)
-        elif sign:
-            line = rows[row]
-            line += [("", " ")] * (column - len(line))
-            line[column : column + 1] = [(style, sign)]
-            column += 1
-        elif code.endswith("m"):
-            style = "" if re.search(r"\[0*m", code) else style + code
-        elif code.endswith("A"):
-            row = max(row - steps, 0)
-        elif code.endswith("K"):
-            del rows[row][0 if "2" in code else column :]
-    lines = []
-    for line in rows:
-        before, pieces = "", []
-        for style, sign in line:
-            if style != before:
-                pieces.append(f"\x1b[0m{style}")
-            pieces.append(sign)
-            before = style
-        lines.append("".join(pieces) + ("\x1b[0m" if before else ""))
-    return "\n".join(lines)
-
-
-def section(nb: NotebookNode, index: int) -> str:
-    """The nearest heading above a cell, as plain text ('' if none)."""
-    for cell in reversed(nb.cells[: index + 1]):
-        if cell.cell_type == "markdown":
-            prose = re.sub(r"(?ms)^(```|~~~).*?^\1", "", cell.source)
-            headings = re.findall(r"(?m)^ {0,3}#{1,6}[ \t]+(.+)$", prose)
-            if headings:
-                own = cell is nb.cells[index]
-                return headings[0 if own else -1].strip(" #*\t")
-    return ""
+    while (left := GONE.sub("", text)) != text:
+        text = left
+    text = text.replace("\b", "").rstrip()
+    if (left_out := len(text) - MAX_PRINTED) > 0:
+        half = MAX_PRINTED // 2
+        note = f"\n[… {left_out:,} characters left out here …]\n"
+        text = text[:half] + note + text[-half:]
+    # A browser would take a line break at the start for none.
+    html = ansi2html(text)
+    return f'<pre class="{escape(kind)}">\n{html}</pre>' if text else ""
 
 
 def describe(nb: NotebookNode, index: int) -> str:
     """Name a cell so that a person finds it: place, section, first line."""
-    lines = nb.cells[index].source.strip().splitlines() or [""]
-    first = lines[0][:40] + ("…" if len(lines[0]) > 40 else "")
-    heading = section(nb, index)
-    where = f'section "{heading}", ' if heading else ""
-    return f'cell {index + 1} ({where}"{first}")'
-
-
-def shorten(text: str, limit: int) -> str:
-    """Cut the middle out of an overlong text and say so."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    left_out = len(text) - 2 * half
-    return (
-        f"{text[:half]}\n[… {left_out:,} characters left out here …]\n"
-        f"{text[-half:]}"
-    )
-
-
-def tags(cell: NotebookNode) -> set[str]:
-    """The cell's tags; Jupyter writes hide-input, others hide_input."""
-    return {tag.replace("-", "_") for tag in cell.metadata.get("tags", [])}
+    section, own = "", nb.cells[index]
+    for cell in reversed(nb.cells[: index + 1]):
+        prose = re.sub(r"(?ms)^(```|~~~).*?^\1", "", cell.source)
+        headings = re.findall(r"(?m)^ {0,3}#{1,6}[ \t]+(.+)$", prose)
+        if headings and cell.cell_type == "markdown":
+            nearest = headings[0 if cell is own else -1].strip(" #*\t")
+            section = f'section "{nearest}", '
+            break
+    first = own.source.strip().partition("\n")[0]
+    first = first[:40] + "…" * (len(first) > 40)
+    return f'cell {index + 1} ({section}"{first}")'
