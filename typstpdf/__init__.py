@@ -21,16 +21,15 @@ from traitlets import Unicode
 from typstpdf.cells import describe, show_cell
 from typstpdf.looks import parse
 from typstpdf.tex import Formula, typeset
-from typstpdf.write import EMPTY, Writer, call, words
+from typstpdf.write import Writer, call, words
 
 TEMPLATE = Path(__file__).with_name("page.typ").read_bytes()
 NO_GLYPH = re.compile(r'the text `"(.+?)"` could not be displayed')
 ESCAPED = re.compile(r"\\u\{(\w+)\}")
 PICTURE = re.compile(r'(?:image\("|─ .*)(picture-\d+)')
-PART = re.compile(r"part-\d+\.typ")
-IMPORT = '#import "page.typ": *\n'
+PART = re.compile(r"part-(\d+)\.typ")
 # Where Jupyter does not look for formulas.
-NO_FORMULAS = "code, pre, .tex2jax_ignore, .mathjax_ignore"
+VERBATIM = "code, pre, .tex2jax_ignore, .mathjax_ignore"
 DELIMITED = re.compile(
     r"(?s)\$\$(.*)\$\$|\$(.*)\$|\\{1,2}[([](.*?)\\{1,2}[)\]]"
 )
@@ -43,16 +42,12 @@ class TypstPDFExporter(Exporter):
     output_mimetype = "application/pdf"
     file_extension = ".pdf"
 
-    title = Unicode(
-        help="Its title; default: the first heading, or the file's name."
-    ).tag(config=True)
-    author = Unicode(
-        help="Who wrote it; default: the notebook's metadata ``authors``."
-    ).tag(config=True)
+    # By default what the notebook's metadata say; a title may also be the
+    # first heading, or the file's name.
+    title = Unicode(help="The PDF's title.").tag(config=True)
+    author = Unicode(help="Who wrote it.").tag(config=True)
     banner = Unicode(help="A warning on every page.").tag(config=True)
-    lang = Unicode(
-        help="The text's language; default: the metadata's, or English."
-    ).tag(config=True)
+    lang = Unicode(help="The text's language.").tag(config=True)
 
     def from_notebook_node(
         self,
@@ -62,76 +57,54 @@ class TypstPDFExporter(Exporter):
     ) -> tuple[bytes, dict[str, Any]]:
         """Convert a notebook to a PDF, without what its tags hide.
 
-        Returns:
-            The PDF, and nbconvert's resources; in them, ``warnings`` lists
-            what had to be shown differently, by cell. They are logged too.
-
-        Raises:
-            ConversionException: Typst refuses the notebook as a whole.
+        In nbconvert's resources, ``warnings`` then lists what had to be shown
+        differently, by cell. They are logged, too.
         """
         nb, resources = super().from_notebook_node(nb, resources, **kwargs)
-        about = resources["metadata"]
-        author = self.author or authors(nb.metadata.get("authors"))
-        lang = self.lang or str(nb.metadata.get("lang", ""))
+        about, told = resources["metadata"], nb.metadata
+        people = told.get("authors", [])
+        names = [p.get("name") if isinstance(p, dict) else p for p in people]
+        author = self.author or ", ".join(str(name) for name in names if name)
+        lang = self.lang or str(told.get("lang", ""))
         lang = lang[:2].lower() if re.match("[A-Za-z]{2}", lang) else "en"
-        cells = [
-            (html, describe(nb, index))
-            for index in range(len(nb.cells))
-            for html in show_cell(nb, index)
-        ]
-        bodies = parse([html for html, _ in cells])
-        headline = take_title(bodies, author)
-        title = self.title or str(nb.metadata.get("title", ""))
-        title = title or (words(headline) if headline else "")
+        wheres, pages = ["the title"], [""]
+        for index in range(len(nb.cells)):
+            shown = [*show_cell(nb, index)]
+            wheres += [describe(nb, index)] * len(shown)
+            pages += shown
+        bodies = parse(pages)
+        take_title(bodies, author)
+        title = self.title or str(told.get("title", "")) or words(bodies[0])
         title = title or about.get("name") or "Notebook"
-
-        every = [body for body in (headline, *bodies) if body]
-        folder = Path(about.get("path") or ".")
-        writer = Writer(folder, formulas(every))
-        head = writer.write("the title", headline) if headline else EMPTY
-        report = call("report.with", title, head, author, self.banner, lang)
-        files = {"main.typ": f"#show: {report}\n"}
-        wheres, plain = {"main.typ": "the title"}, {}
-        for number, (_, where) in enumerate(cells):
-            name, body = f"part-{number}.typ", bodies[number]
-            wheres[name] = where
-            files["main.typ"] += f'#include "{name}"\n'
-            files[name] = f"#{writer.write(where, body)}\n"
-            words_of_it = call("output", call("raw", body.get_text()))
-            plain[name] = f"#{words_of_it}\n"
-        pdf = compile_all(files, plain, wheres, writer)
+        writer = Writer(Path(about.get("path") or "."), formulas(bodies))
+        parts = [
+            writer.write(*part) for part in zip(wheres, bodies, strict=True)
+        ]
+        parts[0] = call(
+            "report.with", title, parts[0], author, self.banner, lang
+        )
+        pdf = compiled(parts, wheres, bodies, writer)
         resources["warnings"] = list(writer.warnings)
         for warning in writer.warnings:
             self.log.warning(warning)
         return pdf, resources
 
 
-def authors(found: object) -> str:
-    """The names in a notebook's metadata, whatever their form."""
-    people = found if isinstance(found, list) else [found] if found else []
-    names = [p.get("name", "") if isinstance(p, dict) else p for p in people]
-    return ", ".join(str(name) for name in names if name)
-
-
-def take_title(bodies: list[Tag], author: str) -> Tag | None:
-    """Cut out the title, and the author's name below, for the template."""
-    first, below, *_ = [
-        *(bodies[0](True, recursive=False) if bodies else []),
-        None,
-        None,
-    ]
-    if not first or first.name != "h1":
-        return None
-    if author and below and words(below) == author:
-        below.decompose()
-    return first.extract()
+def take_title(bodies: list[Tag], author: str) -> None:
+    """Move the title to the front, and drop the author's name below."""
+    first = bodies[1].find(True, recursive=False) if bodies[1:] else None
+    if first and first.name == "h1":
+        below = first.find_next_sibling()
+        if author and below and words(below) == author:
+            below.decompose()
+        bodies[0].extend(first.extract().contents[:])
 
 
 def formulas(bodies: list[Tag]) -> dict[int, Formula]:
     """The formulas of a notebook by the ``id()`` of their tags, typeset."""
     tags, pairs = [], []
     for body in bodies:
-        for tag in body.select(f":is({NO_FORMULAS}) tex"):
+        for tag in body.select(f":is({VERBATIM}) tex"):
             tag.unwrap()
         for tag in body("tex"):
             tex = tag.get_text().strip()
@@ -146,63 +119,54 @@ def formulas(bodies: list[Tag]) -> dict[int, Formula]:
     return dict(zip(map(id, tags), typeset(pairs), strict=True))
 
 
-def compile_all(
-    files: dict[str, str],
-    plain: dict[str, str],
-    wheres: dict[str, str],
-    writer: Writer,
+def compiled(
+    parts: list[str], wheres: list[str], bodies: list[Tag], writer: Writer
 ) -> bytes:
-    """Compile the files, changed until Typst takes them.
-
-    Raises:
-        ConversionException: even so, Typst refuses them.
-    """
+    """The PDF of all parts, changed until Typst takes them."""
     # The fonts inside typst come first: they are the same everywhere.
     options: dict[str, Any] = {"ignore_system_fonts": True}
     options["pdf_standards"] = ["ua-1"]
     while True:
-        sources = {n: f"{IMPORT}{text}".encode() for n, text in files.items()}
-        sources |= {"page.typ": TEMPLATE}
+        files = {f"part-{n}.typ": f"#{part}" for n, part in enumerate(parts)}
+        includes = [f'#include "{name}"\n' for name in files][1:]
+        files["main.typ"] = f"#show: {parts[0]}\n{''.join(includes)}"
+        for name, text in files.items():
+            files[name] = f'#import "page.typ": *\n{text}\n'.encode()
         try:
             with tempfile.TemporaryDirectory() as place:
                 for name, data in writer.pictures.items():
                     Path(place, name).write_bytes(data)
+                files["page.typ"] = TEMPLATE
                 options |= {"root": place, "package_path": place}
-                return typst.compile(sources, **options)
+                return typst.compile(files, **options)
         except typst.TypstError as error:
             said = ESCAPED.sub(lambda m: chr(int(m[1], 16)), error.diagnostic)
         if NO_GLYPH.search(said) and options.pop("ignore_system_fonts", None):
             continue
-        known = "embedding PDFs" not in said
-        changed = False
-        for name, text in [*files.items()]:
-            writer.where = wheres[name]
-            files[name] = mended(text, said, writer) if known else text
-            changed |= files[name] != text
-        part = PART.search(said)
-        if known and not changed and part and part[0] in plain:
-            files[part[0]] = plain.pop(part[0])
-            writer.where = wheres[part[0]]
-            writer.warn("what Typst refuses is shown as source")
-            changed = True
-        if changed:
-            continue
-        if not options.pop("pdf_standards", None):
+        before = [*parts]
+        if "embedding PDFs" not in said:
+            for n, writer.where in enumerate(wheres):
+                parts[n] = mended(parts[n], said, writer)
+            if parts == before and (place := PART.search(said)):
+                n = int(place[1])
+                writer.where = wheres[n]
+                writer.warn("what Typst refuses is shown as plain text")
+                parts[n] = call("output", call("raw", bodies[n].get_text()))
+        if parts == before and not options.pop("pdf_standards", None):
             raise ConversionException(said)
-        first = said.splitlines()[0]
-        writer.warnings[f"not for screen readers: {first}"] = None
+        if parts == before:
+            first = said.splitlines()[0]
+            writer.warnings[f"not for screen readers: {first}"] = None
 
 
-def mended(source: str, said: str, writer: Writer) -> str:
-    """A source without the signs and the pictures that Typst names."""
-    signs = {*"".join(NO_GLYPH.findall(said))}.intersection(source)
+def mended(part: str, said: str, writer: Writer) -> str:
+    """A part without the signs and the pictures that Typst names."""
+    signs = {*"".join(NO_GLYPH.findall(said))}.intersection(part)
     names = {sign: f"«U+{ord(sign):04X}»" for sign in signs}
     if names:
         writer.warn(f"no font has {' '.join(names.values())}")
     for picture in PICTURE.findall(said):
-        if f'image("{picture}"' in source:
+        if f'image("{picture}"' in part:
             writer.warn("a picture is damaged")
-            source = source.replace(
-                f'image("{picture}"', f'damaged("{picture}"'
-            )
-    return source.translate(str.maketrans(names))
+            part = part.replace(f'image("{picture}"', 'damaged("picture"')
+    return part.translate(str.maketrans(names))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import css_inline
 import tinycss2
-import tinycss2.color4
 from bs4 import BeautifulSoup, Tag
 from jupyter_core.paths import jupyter_path
 
@@ -25,10 +24,8 @@ COLOURS = re.compile(r"\.(?:ansi|alert)-[a-z-]+ \{[^}]*\}")
 STYLE = re.compile(r"(?is)<style\b[^>]*>(.*?)</style>")
 SVG = re.compile(r"(?s)<svg\b([^>]*)(>.*?</svg>)")
 NAMESPACE = re.compile(r' xmlns(:xlink)?="[^"]*"')
-ATTRIBUTES = {"width": "width", "height": "height", "color": "color"}
-ATTRIBUTES["bgcolor"] = "background"
 HIDDEN = re.compile(
-    r"(?<![\w-])(display:\s*none|visibility:\s*(hidden|collapse)|clip:\s*rect"
+    r"(?i)(?<![\w-])(display:\s*none|visibility:\s*(hidden|collapse)|clip:\s*rect"
     r"|(opacity|max-height):\s*0(%|px)?|clip-path:\s*inset\((50|100)%\))"
     r"\s*(;|\(|$|!)"
 )
@@ -82,23 +79,4 @@ def declared(style: str) -> Look:
 
 def look_of(tag: Tag) -> Look:
     """How a tag looks: what its attributes say, then the style sheets."""
-    look = {
-        means: str(tag[name]).strip().lower()
-        for name, means in ATTRIBUTES.items()
-        if tag.has_attr(name)
-    }
-    return look | declared(tag.get("style", ""))
-
-
-def hidden(tag: Tag) -> bool:
-    """Whether a browser does not show it."""
-    return bool(HIDDEN.search(tag.get("style", "").lower()))
-
-
-def colour(value: str) -> str | None:
-    """A colour of CSS as "#rrggbbaa"; None if there is none to see."""
-    found = tinycss2.color4.parse_color(value)
-    if found is None or isinstance(found, str):
-        return None
-    parts = [round(255 * min(max(p or 0, 0), 1)) for p in found.to("srgb")]
-    return f"#{bytes(parts).hex()}" if parts[3] else None
+    return tag.attrs | declared(tag.get("style", ""))

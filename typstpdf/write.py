@@ -14,11 +14,12 @@ from itertools import takewhile
 from pathlib import Path
 from urllib.parse import unquote
 
+import tinycss2.color4
 from bs4 import BeautifulSoup, NavigableString, Tag
 from bs4.element import PreformattedString
 
 from typstpdf.cells import CONTROL, MEDIA, named
-from typstpdf.looks import Look, colour, hidden, look_of
+from typstpdf.looks import HIDDEN, Look, look_of
 from typstpdf.tex import Formula
 
 PICTURE_FILE = re.compile(r"(?i).+\.(pdf|svg|png|jpe?g|gif|webp)")
@@ -30,6 +31,10 @@ LENGTH = re.compile(r"([1-9]\d{0,4}(?:\.\d+)?)(px|pt|em|cm|mm|in|%)?")
 LANGUAGE = re.compile(r"[{.]*(?:i(?=python))?([a-z+#]+(?:-[a-z+#]+)*)")
 PAGES = ("always", "page", "left", "right", "recto", "verso")
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+METHODS = dict.fromkeys(MEDIA, "medium") | {"img": "picture"}
+METHODS |= {"ul": "items", "ol": "items", "menu": "items"}
+METHODS |= {"table": "table", "pre": "preformatted"}
+CELLS = ["td", "th"]
 MONO = ("code", "tt", "samp", "kbd")
 # Typst's functions for tags, and those of page.typ.
 FUNCTIONS = dict.fromkeys(("b", "strong"), "strong")
@@ -95,23 +100,27 @@ def length(value: str) -> Typst | None:
     return Typst(f"{0.75 * float(found[1]):g}pt" if pixels else value)
 
 
-def rgb(value: str) -> Typst | None:
-    """A colour of CSS."""
-    found = colour(value)
-    return call("rgb", found) if found else None
+def colour(value: str) -> Typst | None:
+    """A colour of CSS; None if there is none to see."""
+    found = tinycss2.color4.parse_color(value)
+    if found is None or isinstance(found, str):
+        return None
+    parts = [round(255 * min(max(p or 0, 0), 1)) for p in found.to("srgb")]
+    return call("rgb", f"#{bytes(parts).hex()}") if parts[3] else None
 
 
 def fill(look: Look) -> Typst | None:
     """What stands behind something: a colour, or a bar."""
-    value = look.get("background-color") or look.get("background", "")
+    names = ("background-color", "background", "bgcolor")
+    value = next(filter(None, map(look.get, names)), "")
     found = STOP.findall(value.removeprefix("linear-gradient("))
     stops = [(name, float(place)) for name, place in found if place]
     if not stops:
-        return next((ink for name, _ in found if (ink := rgb(name))), None)
+        return next((ink for name, _ in found if (ink := colour(name))), None)
     bar, top = [], 0.0
     for name, place in [(stops[0][0], 0), *stops, (stops[-1][0], 100)]:
         top = min(max(top, place), 100)
-        ink = rgb(name) or call("rgb", "#fff0")
+        ink = colour(name) or call("rgb", "#fff0")
         bar.append(Typst(f"({ink}, {top:g}%)"))
     return call("gradient.linear", *bar)
 
@@ -119,11 +128,11 @@ def fill(look: Look) -> Typst | None:
 def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     """Contents in their colours, in their place."""
     shown, floats = look.get("display", ""), look.get("float")
-    cell = tag.name in ("td", "th", "li")
+    cell = tag.name in (*CELLS, "li")
     block = not cell and shown in ("block", "flex", "grid")
     style = look.get("font-style")
     text = {
-        "fill": rgb(look.get("color", "")),
+        "fill": colour(look.get("color", "")),
         "weight": WEIGHTS.get(look.get("font-weight", "")),
         "style": style if style in ("normal", "italic", "oblique") else None,
         "dir": Typst("rtl") if look.get("direction") == "rtl" else None,
@@ -133,7 +142,7 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     for line, function in LINES.items():
         if line in look.get("text-decoration", ""):
             body = call(function, body)
-    if tag.name not in ("td", "th") and (behind := fill(look)):
+    if tag.name not in CELLS and (behind := fill(look)):
         body = call("panel" if block else "highlight", body, fill=behind)
     if block and (place := PLACES.get(look.get("text-align", ""))):
         body = call("align", place, body)
@@ -182,7 +191,7 @@ class Writer:
         pieces = [self.node(child, pre) for child in tag.children]
         names = [tag.get("id"), tag.get("name")]
         names += [tag.get_text()] if tag.name in HEADINGS else []
-        if tag.name not in ("td", "th"):
+        if tag.name not in CELLS:
             pieces[:0] = [
                 call("anchor", slug(name)) for name in names if name
             ]
@@ -201,9 +210,9 @@ class Writer:
             return join(*(SPACE if p == " " else p for p in pieces))
         if id(node) in self.formulas:
             return self.formula(self.formulas[id(node)])
-        if hidden(node):
-            return None
         look = look_of(node)
+        if HIDDEN.search(node.get("style", "")):
+            return None
         return dressed(node, self.body(node, look, pre), look)
 
     def formula(self, found: Formula) -> Typst:
@@ -220,16 +229,8 @@ class Writer:
     def body(self, tag: Tag, look: Look, pre: bool) -> Typst:
         """A tag's contents in the form that its name means."""
         name = tag.name
-        if name == "img":
-            return self.picture(tag, look)
-        if name in MEDIA:
-            return self.medium(tag)
-        if name == "table":
-            return self.table(tag)
-        if name in ("ul", "ol", "menu"):
-            return self.items(tag, look)
-        if name == "pre":
-            return self.preformatted(tag)
+        if name in METHODS:
+            return getattr(self, METHODS[name])(tag, look)
         if name == "br":
             return Typst("linebreak()") if tag.next_sibling else EMPTY
         if name == "hr":
@@ -237,7 +238,7 @@ class Writer:
         if name == "input" and tag.get("type") == "checkbox":
             return join("☒ " if tag.has_attr("checked") else "☐ ")
         inside = self.inside(tag, pre or name in MONO)
-        if name == "li" and (number := whole(tag.get("value"), None)):
+        if name == "li" and (number := whole(tag, "value")):
             return call("enum.item", number, inside)
         if inside == EMPTY:
             return EMPTY
@@ -257,7 +258,7 @@ class Writer:
         """A picture in the size that is asked for."""
         data = self.fetch(tag.get("src", ""))
         if data is None:
-            return self.medium(tag)
+            return self.medium(tag, look)
         if b"<foreignObject" in data:
             data = FOREIGN.sub(drawn_text, data.decode()).encode()
         name = f"picture-{len(self.pictures)}"
@@ -280,7 +281,7 @@ class Writer:
                 return path.read_bytes()
         return None
 
-    def medium(self, tag: Tag) -> str:
+    def medium(self, tag: Tag, _look: Look) -> str:
         """What stands for something that paper cannot show."""
         source = tag.find("source") or tag
         address = tag.get("src") or tag.get("data") or source.get("src", "")
@@ -295,7 +296,7 @@ class Writer:
         tag["href"] = address
         return link(tag, said) if instead == EMPTY else instead
 
-    def preformatted(self, tag: Tag) -> Typst:
+    def preformatted(self, tag: Tag, _look: Look) -> Typst:
         """Code in a language, or an output with colours of its own."""
         code = tag.find("code", recursive=False)
         if not code or code.find(True):
@@ -327,52 +328,47 @@ class Writer:
         kind = tag.get("type", "")
         kind = kind + "." if kind in ("a", "A", "i", "I") else "1."
         turned = tag.has_attr("reversed")
-        start = whole(tag.get("start"), None)
+        start = whole(tag, "start")
         options = {"numbering": kind, "tight": tight, "reversed": turned}
         return call("enum", *items, start=start, **options)
 
-    def table(self, tag: Tag) -> Typst:
+    def table(self, tag: Tag, _look: Look) -> Typst:
         """A table, its cells in the rows where a browser puts them."""
         rows = [row for row in tag("tr") if row.find_parent("table") is tag]
-        rows = [row for row in rows if not hidden(row)]
-        rows = [(row, row(["td", "th"], recursive=False)) for row in rows]
-        above = len(list(takewhile(is_header, rows)))
+        rows = [r for r in rows if not HIDDEN.search(r.get("style", ""))]
+        above = len([*takewhile(is_header, rows)])
         # A cell spans no columns but those where others start.
-        most = max((len(cells) for _, cells in rows), default=0)
+        most = max(
+            (len(row(CELLS, recursive=False)) for row in rows), default=0
+        )
         widths = [0] * len(rows)
-        written = []
-        for y, (row, cells) in enumerate(rows):
+        head: list[Typst] = []
+        body: list[Typst] = []
+        for y, row in enumerate(rows):
             end = above if y < above else len(rows)
-            for cell in cells:
+            for cell in row(CELLS, recursive=False):
                 look = look_of(row) | look_of(cell)
-                if look.get("display") == "none":
-                    continue
-                wide = min(whole(cell.get("colspan"), 1) or 1, most)
-                high = min(whole(cell.get("rowspan"), 1) or end, end - y)
+                wide = min(whole(cell, "colspan") or 1, most)
+                high = min(whole(cell, "rowspan", 1) or end, end - y)
                 for below in range(y, y + high):
                     widths[below] += wide
-                body = dressed(cell, self.inside(cell), look)
+                inside = dressed(cell, self.inside(cell), look)
                 place = {"y": y, "colspan": wide, "rowspan": high}
                 place["align"] = PLACES.get(look.get("text-align", ""))
-                place["fill"] = fill(look)
-                written.append((y, call("table.cell", body, **place)))
-        if not written:
-            return EMPTY
-        body = [cell for y, cell in written if y >= above]
-        if above:
-            head = [cell for y, cell in written if y < above]
-            body.insert(0, call("table.header", *head))
-            body.insert(1, call("table.hline", y=above))
+                made = call("table.cell", inside, fill=fill(look), **place)
+                (head if y < above else body).append(made)
+        if head:
+            rule = call("table.hline", y=above)
+            body = [call("table.header", *head), rule, *body]
         caption = tag.find("caption", recursive=False)
         caption = self.inside(caption) if caption else EMPTY
-        made = call("table", *body, columns=max(widths))
-        return call("fitted-table", made, caption)
+        made = call("table", *body, columns=max(widths, default=0))
+        return call("fitted-table", made, caption) if body else EMPTY
 
 
-def is_header(row: tuple[Tag, list[Tag]]) -> bool:
+def is_header(row: Tag) -> bool:
     """Whether a row at the top of a table is repeated on every page."""
-    tag, cells = row
-    return tag.parent.name == "thead" or all(c.name == "th" for c in cells)
+    return row.parent.name == "thead" or not row.find("td", recursive=False)
 
 
 def link(tag: Tag, body: str) -> str:
@@ -383,9 +379,9 @@ def link(tag: Tag, body: str) -> str:
     return call("link", address, body) if LINK.match(address) else body
 
 
-def whole(text: str | None, otherwise: int | None) -> int | None:
+def whole(tag: Tag, name: str, otherwise: int | None = None) -> int | None:
     """A whole number as it stands in an attribute."""
-    found = re.fullmatch(r"\s*(\d{1,6})\s*", text or "")
+    found = re.fullmatch(r"\s*(\d{1,6})\s*", tag.get(name) or "")
     return int(found[1]) if found else otherwise
 
 
