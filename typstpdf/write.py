@@ -43,6 +43,7 @@ FUNCTIONS |= dict.fromkeys(("u", "ins"), "underline")
 FUNCTIONS |= dict.fromkeys(("s", "strike", "del"), "strike")
 FUNCTIONS |= {"sub": "sub", "sup": "super", "small": "small", "big": "large"}
 FUNCTIONS |= {"q": "quote", "blockquote": "blockquote", "dd": "indented"}
+FUNCTIONS["figcaption"] = "caption"
 LINES = {"underline": "underline", "line-through": "strike"}
 WEIGHTS = {"normal": 400, "400": 400}
 WEIGHTS |= dict.fromkeys(("bold", "bolder", "600", "700", "800"), 700)
