@@ -76,7 +76,7 @@ def show_cell(nb: NotebookNode, index: int) -> Iterator[str]:
     if marks & {"remove_cell", "hide_cell"}:
         return
     if cell.cell_type != "code":
-        yield from [] if marks & HIDDEN_SOURCE else [prose(cell)]
+        yield prose(cell)
         return
     outputs = [] if marks & HIDDEN_OUTPUT else cell.outputs
     # Those of one stream, in one piece.
@@ -172,9 +172,8 @@ def show_output(run: list[NotebookNode]) -> str:
     others = escape(", ".join(mime for mime in data if mime != "text/plain"))
     if folded or not others:
         return plain
-    return (
-        f'{plain}<object type="{others}">{"" if plain else others}</object>'
-    )
+    said = "" if plain else others
+    return f'{plain}<p><object type="{others}">{said}</object></p>'
 
 
 def drawn(data: str, about: dict) -> str:
