@@ -115,14 +115,14 @@ def fill(look: Look) -> Typst | None:
     names = ("background-color", "background", "bgcolor")
     value = next(filter(None, map(look.get, names)), "")
     found = STOP.findall(value.removeprefix("linear-gradient("))
-    stops = [(name, float(place)) for name, place in found if place]
+    stops = [(min(float(at), 100), name) for name, at in found if at]
+    stops.sort(key=lambda stop: stop[0])
     if not stops:
         return next((ink for name, _ in found if (ink := colour(name))), None)
-    bar, top = [], 0.0
-    for name, place in [(stops[0][0], 0), *stops, (stops[-1][0], 100)]:
-        top = min(max(top, place), 100)
+    bar = []
+    for place, name in [(0, stops[0][1]), *stops, (100, stops[-1][1])]:
         ink = colour(name) or call("rgb", "#fff0")
-        bar.append(Typst(f"({ink}, {top:g}%)"))
+        bar.append(Typst(f"({ink}, {place:g}%)"))
     return call("gradient.linear", *bar)
 
 
