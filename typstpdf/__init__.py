@@ -2,8 +2,8 @@
 
 Cells become text or HTML (`typstpdf.cells`), HTML is looked at as a browser
 would (`typstpdf.looks`) and written as calls of Typst functions
-(`typstpdf.write`), formulas go through pandoc (`typstpdf.tex`), and Typst
-sets it all in the look of ``page.typ``. It reads files only from a temporary
+(`typstpdf.write`), formulas go through MathJax (`typstpdf.mathml`), and
+Typst sets it all in the look of ``page.typ``. It reads files only from a temporary
 folder that holds the notebook's own pictures.
 """
 
@@ -23,9 +23,10 @@ from traitlets import Unicode
 
 from typstpdf.cells import CONTROL, named, show_cell
 from typstpdf.looks import parse, styles
-from typstpdf.tex import Formula, typeset
+from typstpdf.mathml import typeset
 from typstpdf.write import (
     HEADINGS,
+    Formula,
     Refused,
     Writer,
     call,

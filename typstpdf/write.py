@@ -1,8 +1,8 @@
 """HTML as calls of Typst functions.
 
 Nothing of a notebook becomes Typst source: `call` writes names that stand in
-this file, and its arguments as numbers, as content that it wrote before, or
-as string literals. A formula's source is what pandoc wrote from TeX.
+this package, and its arguments as numbers, as content that it wrote before,
+or as string literals.
 """
 
 import base64
@@ -20,7 +20,6 @@ from nbconvert.filters import ansi2html
 
 from typstpdf.cells import ANSI, CONTROL, Part, named
 from typstpdf.looks import Look, colour, ground, hidden, look_of, parse
-from typstpdf.tex import Formula
 
 PICTURE_FILE = re.compile(r"(?i).+\.(pdf|svg|png|jpe?g|gif|webp)")
 LINK = re.compile(r"(?i)(https?|ftp|mailto):.|[^:#]+([/?#]|$)")
@@ -92,11 +91,31 @@ NUMBERS = {"a": "a.", "A": "A.", "i": "i.", "I": "I.", "1": "1."}
 
 
 class Typst(str):
-    """Typst source that this package or pandoc has written."""
+    """Typst source that this package has written."""
 
 
 NEW_PAGE = Typst("colbreak(weak: true)")
 BLANK_SPACE = Typst("[ ]")
+
+
+@dataclass
+class Formula:
+    """A formula of the notebook.
+
+    Attributes:
+        tex: its source as it stands in the notebook.
+        block: whether it is displayed.
+        typst: what is printed, "" for nothing; None cannot be set.
+        number: what stands at the right margin, such as "(1)"; "" if its
+            rows have their own.
+        unknown: commands that are printed as they are.
+    """
+
+    tex: str
+    block: bool
+    typst: Typst | None = None
+    number: str | None = None
+    unknown: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -279,18 +298,19 @@ class Writer:
     def formula(self, tag: Tag) -> Typst:
         """A formula, or its TeX source if it cannot be set."""
         found = self.formulas[id(tag)]
-        source = found.typst
-        if source is None or id(tag) in self.refused.formulas:
+        if found.typst is None:
             self.warn(f"the formula {found.tex} is printed as TeX")
             return call("tex", found.tex, found.block)
-        if not source.strip():
+        if found.unknown:
+            names = " ".join(found.unknown)
+            self.warn(f"the formula {found.tex} has the unknown {names}")
+        if not found.typst:
             return Typst("[]")
-        # A sign that no font has is spelt, and that is a text.
-        source = BARE.sub(
-            lambda m: f'"{m[0]}"' if m[0] in self.signs else m[0], source
+        body = call("math.equation", found.typst, block=found.block)
+        # Only the page knows how far it is to the margin.
+        return call(
+            "formula", found.tex, Typst(f"margin => {body}"), found.number
         )
-        source = f"$ {source} $" if found.block else f"${source}$"
-        return call("formula", found.tex, Typst(source), found.number)
 
     def body(self, tag: Tag, look: Look, pre: bool) -> Typst:
         """A tag's contents in the form that its name means."""

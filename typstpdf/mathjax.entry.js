@@ -1,0 +1,100 @@
+// MathJax's reading of TeX for QuickJS: formulas become trees of MathML.
+//
+// `mathjax.js` is this file with the parts of MathJax (Apache-2.0) that it
+// names. To make it anew, in an empty folder:
+//
+//   npm install mathjax-full@3.2.2 esbuild@0.28.2
+//   NODE_PATH=node_modules npx esbuild PATH/TO/mathjax.entry.js --bundle \
+//     --minify --legal-comments=none --outfile=PATH/TO/mathjax.js \
+//     --banner:js="/* MathJax 3.2.2, Apache-2.0; see mathjax.entry.js */"
+
+const {mathjax} = require('mathjax-full/js/mathjax.js');
+const {TeX} = require('mathjax-full/js/input/tex.js');
+const {liteAdaptor} = require('mathjax-full/js/adaptors/liteAdaptor.js');
+const {RegisterHTMLHandler} = require('mathjax-full/js/handlers/html.js');
+const {length2em} = require('mathjax-full/js/util/lengths.js');
+const {AllPackages} =
+  require('mathjax-full/js/input/tex/AllPackages.js');
+
+RegisterHTMLHandler(liteAdaptor());
+const jax = new TeX({
+  // This one measures what a browser has drawn.
+  packages: AllPackages.filter((name) => name !== 'bussproofs'),
+  tags: 'ams',
+  ignoreDuplicateLabels: true,
+  // Known to TeX or to MathJax in a browser.
+  macros: {gdef: '\\def', global: '', long: '', require: ['', 1]},
+  formatError: (_, error) => {
+    throw error;
+  },
+});
+// A row has a number if it has a label, or a tag of its own.
+const tags = jax.parseOptions.tags;
+const autoTag = tags.autoTag;
+tags.autoTag = () => tags.label && autoTag.call(tags);
+
+const page = mathjax.document('', {InputJax: jax});
+const options = jax.parseOptions.options;
+const textMacros = options.internalMath;
+const formulas = [];
+
+// A formula by its place in the notebook; asked for again, it knows labels
+// that come later. Macros hold for what is converted afterwards.
+globalThis.convert = (place, tex, display) => {
+  formulas[place] ??= new page.options.MathItem(tex, jax, display);
+  let root;
+  options.internalMath = textMacros;
+  try {
+    root = jax.compile(formulas[place], page);
+  } catch (error) {
+    // MathJax 2 takes _ and the like in \text as they are.
+    options.internalMath = null;
+    root = jax.compile(formulas[place], page);
+  }
+  root.setTeXclass(null);
+  return JSON.stringify([tags.redo, tree(root)]);
+};
+
+// What nodes inherit, or have if nothing is said.
+const INHERITED = ['displaystyle', 'scriptlevel', 'mathvariant', 'stretchy',
+  'accent', 'columnalign', 'columnlines', 'rowlines'];
+const LENGTHS = ['width', 'height', 'depth', 'lspace', 'voffset', 'minsize',
+  'mathsize', 'linethickness', 'columnspacing', 'rowspacing'];
+// Pixels in an em of 10 points.
+const EM = 40 / 3;
+
+function tree(given) {
+  const node = plain(given);
+  if (node.isKind('text')) return node.getText();
+  const {attributes} = node;
+  const nodes = inside(node);
+  const found = {kind: node.kind, class: node.texClass ?? 0, em: {}};
+  for (const name of attributes.getExplicitNames())
+    found[name] = String(attributes.get(name));
+  for (const name of INHERITED) found[name] = attributes.get(name);
+  for (const name of LENGTHS) {
+    const lengths = String(attributes.get(name) ?? 0).split(' ');
+    found.em[name] = lengths.map((one) => length2em(one, 0, 1, EM));
+  }
+  found.space = length2em(node.texSpacing() || 0);
+  found.beside = !found.displaystyle && /^m(under|over)/.test(node.kind) &&
+    (nodes[0].getProperty('movablelimits') ||
+     nodes[0].coreMO().attributes.get('movablelimits'));
+  found.nodes = nodes.map(tree);
+  return found;
+}
+
+function inside(node) {
+  const nodes = node.childNodes;
+  return nodes[0]?.isInferred ? nodes[0].childNodes : nodes;
+}
+
+// Without groups that change nothing.
+function plain(node) {
+  const [alone, another] = inside(node);
+  const group = node.isKind('mrow') || node.isKind('TeXAtom');
+  if (!group || !alone || another) return node;
+  const same = (node.texClass ?? 0) === (alone.texClass ?? 0);
+  const bare = !node.attributes.getExplicitNames().length;
+  return same && bare ? plain(alone) : node;
+}
