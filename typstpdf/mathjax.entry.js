@@ -60,26 +60,32 @@ const INHERITED = ['displaystyle', 'scriptlevel', 'mathvariant', 'stretchy',
   'accent', 'columnalign', 'columnlines', 'rowlines'];
 const LENGTHS = ['width', 'height', 'depth', 'lspace', 'voffset', 'minsize',
   'mathsize', 'linethickness', 'columnspacing', 'rowspacing'];
-// Pixels in an em of 10 points.
-const EM = 40 / 3;
+
+// A length in em of 10 points.
+function em(length) {
+  return Math.max(-99, Math.min(99, length2em(length, 0, 1, 40 / 3)));
+}
 
 function tree(given) {
   const node = plain(given);
   if (node.isKind('text')) return node.getText();
   const {attributes} = node;
   const nodes = inside(node);
-  const found = {kind: node.kind, class: node.texClass ?? 0, em: {}};
+  const found = {};
   for (const name of attributes.getExplicitNames())
     found[name] = String(attributes.get(name));
   for (const name of INHERITED) found[name] = attributes.get(name);
-  for (const name of LENGTHS) {
-    const lengths = String(attributes.get(name) ?? 0).split(' ');
-    found.em[name] = lengths.map((one) => length2em(one, 0, 1, EM));
-  }
-  found.space = length2em(node.texSpacing() || 0);
-  found.beside = !found.displaystyle && /^m(under|over)/.test(node.kind) &&
-    (nodes[0].getProperty('movablelimits') ||
-     nodes[0].coreMO().attributes.get('movablelimits'));
+  found.kind = node.kind;
+  found.class = node.texClass ?? 0;
+  found.space = em(node.texSpacing() || 0);
+  found.scriptlevel = parseInt(found.scriptlevel) || 0;
+  found.em = {};
+  for (const name of LENGTHS)
+    found.em[name] = String(attributes.get(name) ?? 0).split(' ').map(em);
+  // Limits stand beside their operator within a text.
+  found.beside = /^msu/.test(node.kind) || !found.displaystyle &&
+    nodes[0]?.isEmbellished &&
+    nodes[0].coreMO().attributes.get('movablelimits') || false;
   found.nodes = nodes.map(tree);
   return found;
 }

@@ -76,7 +76,7 @@ def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
 
 def ems(number: float) -> Typst:
     """A length for Typst."""
-    return Typst(f"{max(-99.0, min(99.0, number)):.4g}em")
+    return Typst(f"{number:.4g}em")
 
 
 def space(number: float) -> Typst:
@@ -180,7 +180,7 @@ class Setter:
     def styled(self, node: Node, body: Typst) -> Typst:
         """In the size that a node has."""
         name = "display" if node["displaystyle"] else "inline"
-        name = (name, "script", "sscript")[min(node["scriptlevel"], 2)]
+        name = (name, "script", "sscript")[max(0, min(node["scriptlevel"], 2))]
         return call(f"math.{name}", body)
 
     def box(self, node: Node, body: Typst, **options: object) -> Typst:
@@ -251,7 +251,7 @@ class Setter:
         if not ground:
             return space(width)
         size = {"width": ems(width), "height": ems(height + low)}
-        return call("box", **size, baseline=ems(low), fill=rgb(ground))
+        return call("box", **size, baseline=ems(low + 0.001), fill=rgb(ground))
 
     def _mfrac(self, node: Node) -> Typst:
         parts = [self.node(child) or "" for child in node["nodes"]]
@@ -323,8 +323,8 @@ class Setter:
             else:
                 options[side] = self.node(other) or None
         if any(options.values()) and not grows(base):
-            limits = straight and not node["beside"]
-            made = call("math.limits" if limits else "math.scripts", made)
+            name = "scripts" if node["beside"] else "limits"
+            made = call(f"math.{name}", made)
         return call("math.attach", made, **options) if options else made
 
     _msub = _msup = _msubsup = _munder = _mover = _munderover = scripts
