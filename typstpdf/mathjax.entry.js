@@ -16,14 +16,25 @@ const {length2em} = require('mathjax-full/js/util/lengths.js');
 const {AllPackages} =
   require('mathjax-full/js/input/tex/AllPackages.js');
 
+const LOGO = 'T\\kern-.14em\\lower.5ex{E}\\kern-.115em X';
 RegisterHTMLHandler(liteAdaptor());
 const jax = new TeX({
   // This one measures what a browser has drawn.
   packages: AllPackages.filter((name) => name !== 'bussproofs'),
   tags: 'ams',
   ignoreDuplicateLabels: true,
-  // Known to TeX or to MathJax in a browser.
-  macros: {gdef: '\\def', global: '', long: '', require: ['', 1]},
+  // Known to TeX, and the logos so that words can hold them.
+  macros: {
+    gdef: '\\def',
+    global: '',
+    long: '',
+    require: ['', 1],
+    bm: ['\\boldsymbol{#1}', 1],
+    P: '\\unicode{xB6}',
+    TeX: `\\textrm{$\\rm ${LOGO}$}`,
+    LaTeX: '\\textrm{$\\rm L\\kern-.325em\\raise.21em{\\scriptstyle A}' +
+      `\\kern-.17em ${LOGO}$}`,
+  },
   formatError: (_, error) => {
     throw error;
   },

@@ -220,9 +220,9 @@ class Setter:
         text = UNSEEN.sub("", unicodedata.normalize("NFC", said(node)))
         if not text:
             return NOTHING
-        if node.get("mathcolor") == "red" and text.startswith("\\"):
-            self.unknown.append(text)
         variant, kind = node["mathvariant"], node["class"]
+        if node["kind"] == "mtext" and "mono" not in variant:
+            self.unknown += re.findall(r"\\(?:[A-Za-z]+|.)", text)
         names = [name for word, name in ALPHABETS.items() if word in variant]
         names.insert(0, "italic" if "it" in variant else "upright")
         marks = [Typst(f"math.{name}") for name in names]
