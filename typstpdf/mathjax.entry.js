@@ -68,13 +68,17 @@ globalThis.convert = (place, tex, display) => {
 
 // What nodes inherit, or have if nothing is said.
 const INHERITED = ['displaystyle', 'scriptlevel', 'mathvariant', 'stretchy',
-  'accent', 'columnalign', 'columnlines', 'rowlines'];
+  'largeop', 'accent', 'columnalign', 'columnlines', 'rowlines'];
 const LENGTHS = ['width', 'height', 'depth', 'lspace', 'voffset', 'minsize',
-  'mathsize', 'linethickness', 'columnspacing', 'rowspacing'];
+  'linethickness', 'columnspacing', 'rowspacing'];
 
 // A length in em of 10 points.
 function em(length) {
   return Math.max(-99, Math.min(99, length2em(length, 0, 1, 40 / 3)));
+}
+
+function size(node) {
+  return length2em(node?.attributes.get('mathsize') ?? 1, 1) || 1;
 }
 
 function tree(given) {
@@ -90,6 +94,7 @@ function tree(given) {
   found.class = node.texClass ?? 0;
   found.space = em(node.texSpacing() || 0);
   found.scriptlevel = parseInt(found.scriptlevel) || 0;
+  found.size = size(node) / size(node.parent);
   found.em = {};
   for (const name of LENGTHS)
     found.em[name] = String(attributes.get(name) ?? 0).split(' ').map(em);

@@ -21,8 +21,9 @@ Node = dict[str, Any]
 
 # TeX's classes: what two signs are to each other decides their distance.
 CLASSES = ["normal", "large", "binary", "relation", "opening", "closing"]
-CLASSES += ["punctuation", "normal"]
+CLASSES += ["punctuation", "normal", "normal"]
 OPERATOR, INNER = 1, 7
+TOUCHING = "touching"
 ALPHABETS = {"bold": "bold", "double": "bb", "fraktur": "frak"}
 ALPHABETS |= {"script": "scr", "calligraphic": "cal", "sans": "sans"}
 ALPHABETS |= {"monospace": "mono"}
@@ -33,6 +34,7 @@ UNDER = {"―": "underline", "_": "underline", "⏟": "underbrace"}
 UNDER |= {"⎵": "underbracket", "⏝": "underparen"}
 SIDES = {"msub": "b", "msup": "t", "msubsup": "bt"}
 SIDES |= {"munder": "b", "mover": "t", "munderover": "bt"}
+ACCENTS = "^~¯˙¨´`˘ˇ˚→←↔\u20db\u20dc"
 UNSEEN = re.compile("[\u2061-\u2064\u200b-\u200d\ufe00-\ufe0f]")
 NEGATED = "\u0338"
 NOTHING, POINT, NONE = Typst(""), Typst("point"), Typst("none")
@@ -86,8 +88,8 @@ def space(number: float) -> Typst:
 
 def spread(words: str | list, count: int) -> list:
     """As many as there should be; the last one is said again."""
-    found = words.split() if isinstance(words, str) else words
-    return [*found, *found[-1:] * count][:count]
+    found = (words.split() or [""]) if isinstance(words, str) else words
+    return [*found, *found[-1:] * count][: max(count, 0)]
 
 
 def said(node: Node | str) -> str:
@@ -143,7 +145,7 @@ class Setter:
         """All of it; the only row of a table may be broken, too."""
         while len(root["nodes"]) == 1 and root["nodes"][0]["kind"] == "mtable":
             table = root["nodes"][0]
-            if len(table["nodes"]) > 1:
+            if len(table["nodes"]) != 1:
                 break
             cells, number = unnumbered(table["nodes"][0])
             self.number = number or self.number
@@ -164,17 +166,16 @@ class Setter:
         made = getattr(self, f"_{node['kind']}", self.row)(node)
         self.depth -= 1
         css = node.get("style", "")
-        ink = node.get("mathcolor") or css.partition("color:")[2].strip("; ")
-        ink, ground = colour(ink), colour(node.get("mathbackground", ""))
+        ink = colour(node.get("mathcolor", css.partition("color:")[2]))
         if made and ink:
             made = call("text", made, fill=rgb(ink))
-        if made and "mathsize" in node:
-            made = call("text", made, size=ems(node["em"]["mathsize"][0]))
-        if made and ground and node["kind"] != "mspace":
-            border = colour(css.partition("solid ")[2])
-            options = {"fill": rgb(ground), "pad": ems(node["em"]["lspace"][0])}
-            options["stroke"] = rgb(border) if border else None
-            made = self.box(node, made, **options)
+        if made and node["size"] != 1:
+            made = call("text", made, size=ems(node["size"]))
+        ground = colour(node.get("mathbackground", ""))
+        border = colour(css.partition("solid ")[2])
+        if made and (ground or border) and node["kind"] != "mspace":
+            look = {"fill": ground and rgb(ground), "pad": ems(node["em"]["lspace"][0])}
+            made = self.box(node, made, stroke=border and rgb(border), **look)
         return made
 
     def styled(self, node: Node, body: Typst) -> Typst:
@@ -186,7 +187,7 @@ class Setter:
     def box(self, node: Node, body: Typst, **options: object) -> Typst:
         """In a box, which holds an equation of its own."""
         inner = call("math.equation", self.styled(node, body))
-        return call("math-box", inner, **options)
+        return classed(call("math-box", inner, **options), node["class"])
 
     def row(self, node: Node) -> Typst:
         """Side by side; delimiters at both ends grow with the rest."""
@@ -203,7 +204,7 @@ class Setter:
             if made and (spaced or inner):
                 # Typst's own distances end at a space.
                 pieces.append(space(child["space"]))
-            spaced = inner or not made or child["kind"] == "mspace"
+            spaced = inner or not made or child["class"] < 0
             pieces.append(made)
         return call("math.lr", joined(pieces)) if fenced else joined(pieces)
 
@@ -226,7 +227,7 @@ class Setter:
         names = [name for word, name in ALPHABETS.items() if word in variant]
         names.insert(0, "italic" if "it" in variant else "upright")
         marks = [Typst(f"math.{name}") for name in names]
-        operator = kind == OPERATOR and (node["kind"] != "mo" or text[1:])
+        operator = kind == OPERATOR and not node.get("largeop")
         name = "normal" if operator else CLASSES[max(kind, 0)]
         made = call("sign", text.replace(NEGATED, ""), name, *marks)
         if NEGATED in text:
@@ -292,7 +293,7 @@ class Setter:
             return body
         if rise := em["voffset"][0]:
             body = self.box(node, body, rise=ems(rise))
-        if width.startswith("+"):
+        if width.startswith(("+", "-")):
             left = em["lspace"][0]
             ends = space(left), space(em["width"][0] - left)
             body = joined([ends[0], body, ends[1]])
@@ -317,7 +318,7 @@ class Setter:
             accent = other["kind"] == "mo" and (grows(other) or other["accent"])
             if straight and name and (accent or other["kind"] != "mo"):
                 made = call(f"math.{name}", made)
-            elif straight and accent and side == "t" and len(text) == 1:
+            elif straight and accent and side == "t" and text in ACCENTS:
                 size = None if grows(other) else Typst("0%")
                 made = call("math.accent", made, text, size=size)
             else:
@@ -346,10 +347,12 @@ class Setter:
         wide = max((len(cells) for cells, _ in rows), default=0)
         sides = spread(node["columnalign"], wide)
         gaps = [0, *spread(node["em"]["columnspacing"], wide - 1), 0]
+        for n, width in enumerate(node.get("columnwidth", "").split()[:wide]):
+            gaps[n] += 2 * (width == "fit")
         # Columns that touch are one to Typst, aligned where they do.
         for n in range(1, wide):
             if sides[n - 1 : n + 1] == ["right", "left"] and not gaps[n]:
-                sides[n] = ""
+                sides[n] = TOUCHING
         heights = spread(node["em"]["rowspacing"], len(rows))
         least = min(heights, default=0)
         written: list[list[Typst]] = []
@@ -357,7 +360,7 @@ class Setter:
             done: list[Typst] = []
             for n, cell in enumerate(cells):
                 made = self.cell(cell, sides[n], gaps[n], gaps[n + 1])
-                if not sides[n]:
+                if sides[n] == TOUCHING:
                     made = joined([done.pop(), made])
                 done.append(made)
             if height > least and done:
@@ -367,7 +370,7 @@ class Setter:
                 )
             if number is not None:
                 self.number = ""
-                done += [Typst("[]")] * (wide - sides.count("") - len(done))
+                done += [Typst("[]")] * (wide - sides.count(TOUCHING) - len(done))
                 done.append(call("numbered", number, Typst("margin")))
             written.append(done)
         rules: dict[str, list[int]] = {}
@@ -377,7 +380,7 @@ class Setter:
         ):
             kinds = enumerate(spread(node[lines], count - 1), 1)
             rules[name] = [n for n, kind in kinds if kind != "none"]
-        rules["vline"] = [n - sides[:n].count("") for n in rules["vline"]]
+        rules["vline"] = [n - sides[:n].count(TOUCHING) for n in rules["vline"]]
         augment = call("", **rules, stroke=THIN)
         made = call(
             "math.mat",
@@ -387,6 +390,7 @@ class Setter:
             row_gap=ems(least),
             augment=augment if any(rules.values()) else None,
         )
+        made = self.styled(node["nodes"][0] if rows else node, made)
         framed = node.get("frame") == "solid"
         return self.box(node, made, stroke=THIN, pad=PAD) if framed else made
 
