@@ -39,8 +39,10 @@ UNSEEN = re.compile("[\u2061-\u2064\u200b-\u200d\ufe00-\ufe0f]")
 NEGATED = "\u0338"
 NOTHING, POINT, NONE = Typst(""), Typst("point"), Typst("none")
 THIN, PAD = Typst("0.5pt"), Typst("3pt")
-# Deeper, Typst gives up; seconds and bytes for one formula.
-MAX_DEPTH, MAX_TIME, MAX_MEMORY = 60, 5, 200_000_000
+# Deeper, Typst gives up, which measures boxes in boxes again and again.
+MAX_DEPTH, BOXES = 50, ("mpadded", "menclose")
+# Seconds and bytes for one formula.
+MAX_TIME, MAX_MEMORY = 5, 200_000_000
 
 
 def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
@@ -160,11 +162,12 @@ class Setter:
 
     def node(self, node: Node) -> Typst:
         """A node, in its colour and size; "" if nothing is seen."""
-        self.depth += 1
+        deeper = 8 if node["kind"] in BOXES else 1
+        self.depth += deeper
         if self.depth > MAX_DEPTH:
             raise RecursionError
         made = getattr(self, f"_{node['kind']}", self.row)(node)
-        self.depth -= 1
+        self.depth -= deeper
         css = node.get("style", "")
         ink = colour(node.get("mathcolor", css.partition("color:")[2]))
         if made and ink:
@@ -306,11 +309,11 @@ class Setter:
     def scripts(self, node: Node) -> Typst:
         """What stands above and below something, or beside it."""
         base, *others = node["nodes"]
-        if base["kind"] == "mstyle" and grows(base["nodes"][0]):
+        if base["kind"] == "mstyle" and [*map(grows, base["nodes"])] == [True]:
             base = base["nodes"][0]
         made, options = self.node(base) or "", {}
         straight = node["kind"] not in ("msub", "msup", "msubsup")
-        for side, other in zip(SIDES[node["kind"]], others, strict=True):
+        for side, other in zip(SIDES[node["kind"]], others, strict=False):
             text = said(other)
             if "border" in other.get("style", ""):
                 text = "⎴" if side == "t" else "⎵"
