@@ -67,10 +67,38 @@ globalThis.convert = (place, tex, display) => {
 };
 
 // What nodes inherit, or have if nothing is said.
-const INHERITED = ['displaystyle', 'scriptlevel', 'mathvariant', 'stretchy',
-  'largeop', 'accent', 'columnalign', 'columnlines', 'rowlines'];
+const INHERITED = ['displaystyle', 'mathvariant', 'largeop', 'accent',
+  'columnalign', 'columnlines', 'rowlines'];
 const LENGTHS = ['width', 'height', 'depth', 'lspace', 'voffset', 'minsize',
   'linethickness', 'columnspacing', 'rowspacing'];
+
+// All that is said of a node, and what MathJax works out.
+function tree(given) {
+  const node = plain(given);
+  const {attributes} = node;
+  const nodes = inside(node);
+  const found = {};
+  for (const name of attributes.getExplicitNames())
+    found[name] = String(attributes.get(name));
+  for (const name of INHERITED) found[name] = attributes.get(name) ?? '';
+  found.kind = node.kind;
+  found.class = node.texClass ?? 0;
+  found.level = parseInt(attributes.get('scriptlevel')) || 0;
+  found.size = size(node) / size(node.parent);
+  found.space = em(node.texSpacing() || 0);
+  found.em = {};
+  for (const name of LENGTHS)
+    found.em[name] = String(attributes.get(name) ?? 0).split(' ').map(em);
+  found.grows = grows(node) && !attributes.isSet('minsize');
+  // Limits stand beside their operator within a text.
+  found.beside = /^msu/.test(node.kind) || !found.displaystyle &&
+    nodes[0]?.isEmbellished &&
+    nodes[0].coreMO().attributes.get('movablelimits') || false;
+  found.number = node.isKind('mlabeledtr') ? said(nodes.shift()) : null;
+  found.text = node.isToken ? said(node) : '';
+  found.nodes = node.isToken ? [] : nodes.map(tree);
+  return found;
+}
 
 // A length in em of 10 points.
 function em(length) {
@@ -81,42 +109,27 @@ function size(node) {
   return length2em(node?.attributes.get('mathsize') ?? 1, 1) || 1;
 }
 
-function tree(given) {
-  const node = plain(given);
-  if (node.isKind('text')) return node.getText();
-  const {attributes} = node;
-  const nodes = inside(node);
-  const found = {};
-  for (const name of attributes.getExplicitNames())
-    found[name] = String(attributes.get(name));
-  for (const name of INHERITED) found[name] = attributes.get(name);
-  found.kind = node.kind;
-  found.class = node.texClass ?? 0;
-  found.space = em(node.texSpacing() || 0);
-  found.scriptlevel = parseInt(found.scriptlevel) || 0;
-  found.size = size(node) / size(node.parent);
-  found.em = {};
-  for (const name of LENGTHS)
-    found.em[name] = String(attributes.get(name) ?? 0).split(' ').map(em);
-  // Limits stand beside their operator within a text.
-  found.beside = /^msu/.test(node.kind) || !found.displaystyle &&
-    nodes[0]?.isEmbellished &&
-    nodes[0].coreMO().attributes.get('movablelimits') || false;
-  found.nodes = nodes.map(tree);
-  return found;
+function said(node) {
+  return node.isKind('text') ? node.getText() :
+    node.childNodes.map(said).join('');
+}
+
+function grows(node) {
+  return node.isKind('mo') && node.attributes.get('stretchy') === true;
 }
 
 function inside(node) {
   const nodes = node.childNodes;
-  return nodes[0]?.isInferred ? nodes[0].childNodes : nodes;
+  return [...(nodes[0]?.isInferred ? nodes[0].childNodes : nodes)];
 }
 
 // Without groups that change nothing.
 function plain(node) {
   const [alone, another] = inside(node);
+  if (!alone || another) return node;
   const group = node.isKind('mrow') || node.isKind('TeXAtom');
-  if (!group || !alone || another) return node;
-  const same = (node.texClass ?? 0) === (alone.texClass ?? 0);
-  const bare = !node.attributes.getExplicitNames().length;
-  return same && bare ? plain(alone) : node;
+  const same = (node.texClass ?? 0) === (alone.texClass ?? 0) &&
+    !node.attributes.getExplicitNames().length;
+  return group && same || node.isKind('mstyle') && grows(alone) ?
+    plain(alone) : node;
 }

@@ -23,25 +23,21 @@ Node = dict[str, Any]
 CLASSES = ["normal", "large", "binary", "relation", "opening", "closing"]
 CLASSES += ["punctuation", "normal", "normal"]
 OPERATOR, INNER = 1, 7
-TOUCHING = "touching"
-ALPHABETS = {"bold": "bold", "double": "bb", "fraktur": "frak"}
-ALPHABETS |= {"script": "scr", "calligraphic": "cal", "sans": "sans"}
-ALPHABETS |= {"monospace": "mono"}
-# What is as wide as that above or under which it stands.
-OVER = {"―": "overline", "¯": "overline", "⏞": "overbrace"}
-OVER |= {"⎴": "overbracket", "⏜": "overparen"}
-UNDER = {"―": "underline", "_": "underline", "⏟": "underbrace"}
-UNDER |= {"⎵": "underbracket", "⏝": "underparen"}
+ALPHABETS = {"bold": "bold", "double": "bb", "frak": "frak", "script": "scr"}
+ALPHABETS |= {"calligr": "cal", "sans": "sans", "monospace": "mono"}
 SIDES = {"msub": "b", "msup": "t", "msubsup": "bt"}
 SIDES |= {"munder": "b", "mover": "t", "munderover": "bt"}
-ACCENTS = "^~¯˙¨´`˘ˇ˚→←↔\u20db\u20dc"
+# What is as wide as that above or under which it stands.
+WIDE = {"t―": "overline", "t¯": "overline", "t⏞": "overbrace"}
+WIDE |= {"t⎴": "overbracket", "t⏜": "overparen", "b―": "underline"}
+WIDE |= {"b_": "underline", "b⏟": "underbrace", "b⎵": "underbracket"}
+WIDE |= {"b⏝": "underparen"}
+ACCENTS = {*"^~¯˙¨´`˘ˇ˚→←↔\u20db\u20dc"}
+NOTHING, POINT, THIN = Typst(""), Typst("point"), Typst("0.5pt")
 UNSEEN = re.compile("[\u2061-\u2064\u200b-\u200d\ufe00-\ufe0f]")
-NEGATED = "\u0338"
-NOTHING, POINT, NONE = Typst(""), Typst("point"), Typst("none")
-THIN, PAD = Typst("0.5pt"), Typst("3pt")
 # Deeper, Typst gives up, which measures boxes in boxes again and again.
 MAX_DEPTH, BOXES = 50, ("mpadded", "menclose")
-# Seconds and bytes for one formula.
+# For one formula, in seconds and bytes.
 MAX_TIME, MAX_MEMORY = 5, 200_000_000
 
 
@@ -59,23 +55,25 @@ def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
     engine.set_time_limit(MAX_TIME)
     engine.set_memory_limit(MAX_MEMORY)
     convert = engine.get("convert")
-
-    def set_once(place: int) -> bool:
-        """Set a formula; whether it waits for a label."""
-        formula = done[place]
-        try:
-            tree = convert(place, formula.tex, formula.block)
-            waits, root = json.loads(tree)
-            setter = Setter()
-            formula.typst = setter.formula(root)
-        except (quickjs.JSException, RecursionError):
-            return False
-        formula.number, formula.unknown = setter.number, setter.unknown
-        return waits
-
-    for place in [place for place in range(len(done)) if set_once(place)]:
-        set_once(place)
+    waiting = list(range(len(done)))
+    for _ in ("all", "with labels that come later"):
+        for place in [*waiting]:
+            formula, setter = done[place], Setter()
+            waiting.remove(place)
+            try:
+                tree = convert(place, formula.tex, formula.block)
+                waits, root = json.loads(tree)
+                formula.typst = setter.formula(root)
+            except (quickjs.JSException, RecursionError):
+                continue
+            formula.number, formula.unknown = setter.number, setter.unknown
+            waiting += [place] * waits
     return done
+
+
+def em(node: Node, name: str) -> float:
+    """A length that a node has."""
+    return node["em"][name][0]
 
 
 def ems(number: float) -> Typst:
@@ -88,28 +86,16 @@ def space(number: float) -> Typst:
     return call("h", ems(number)) if number else NOTHING
 
 
-def spread(words: str | list, count: int) -> list:
+def row_of(*pieces: str) -> Typst:
+    """Pieces side by side, of which some are nothing."""
+    found = [piece for piece in pieces if piece]
+    return join(found) if found[1:] else Typst("".join(found))
+
+
+def spread(given: str | list, count: int) -> list:
     """As many as there should be; the last one is said again."""
-    found = (words.split() or [""]) if isinstance(words, str) else words
+    found = (given.split() or [""]) if isinstance(given, str) else given
     return [*found, *found[-1:] * count][: max(count, 0)]
-
-
-def said(node: Node | str) -> str:
-    """What a node says, without any look."""
-    return node if isinstance(node, str) else "".join(map(said, node["nodes"]))
-
-
-def grows(node: Node) -> bool:
-    """Whether it is a sign as large as what stands beside it."""
-    return (
-        node["kind"] == "mo" and node["stretchy"] and "minsize" not in node
-    )
-
-
-def joined(pieces: Sequence[Typst]) -> Typst:
-    """Pieces in a row, of which some are nothing."""
-    pieces = [piece for piece in pieces if piece]
-    return join(pieces) if len(pieces) > 1 else Typst("".join(pieces))
 
 
 def classed(body: Typst, kind: int) -> Typst:
@@ -121,12 +107,17 @@ def classed(body: Typst, kind: int) -> Typst:
     return body if name == "normal" else call("math.class", name, body)
 
 
-def unnumbered(row: Node) -> tuple[list[Node], str | None]:
-    """A row's cells, and the number beside it."""
-    cells = row["nodes"]
-    if row["kind"] == "mlabeledtr":
-        return cells[1:], said(cells[0])
-    return cells, None
+def styled(node: Node, body: Typst) -> Typst:
+    """In the size that a node has."""
+    name = "display" if node["displaystyle"] else "inline"
+    name = (name, "script", "sscript")[max(0, min(node["level"], 2))]
+    return call(f"math.{name}", body)
+
+
+def box(node: Node, body: Typst, **options: object) -> Typst:
+    """In a box, which holds an equation of its own."""
+    inner = call("math.equation", styled(node, body))
+    return classed(call("math-box", inner, **options), node["class"])
 
 
 class Setter:
@@ -145,19 +136,19 @@ class Setter:
 
     def formula(self, root: Node) -> Typst:
         """All of it; the only row of a table may be broken, too."""
-        while len(root["nodes"]) == 1 and root["nodes"][0]["kind"] == "mtable":
+        while [child["kind"] for child in root["nodes"]] == ["mtable"]:
             table = root["nodes"][0]
             if len(table["nodes"]) != 1:
                 break
-            cells, number = unnumbered(table["nodes"][0])
-            self.number = number or self.number
-            if len(cells) > 1:
-                gaps = spread(table["em"]["columnspacing"], len(cells))
-                pairs = zip([0, *gaps], cells, strict=False)
-                return joined(
-                    [p for g, c in pairs for p in (space(g), self.node(c))]
-                )
-            root = cells[0]
+            row = table["nodes"][0]
+            self.number = row["number"] or self.number
+            if len(row["nodes"]) != 1:
+                gaps = spread(table["em"]["columnspacing"], len(row["nodes"]))
+                pieces = [NOTHING]
+                for cell, gap in zip(row["nodes"], gaps, strict=True):
+                    pieces += [self.node(cell), space(gap)]
+                return row_of(*pieces[:-1])
+            root = row["nodes"][0]
         return self.node(root)
 
     def node(self, node: Node) -> Typst:
@@ -170,36 +161,26 @@ class Setter:
         self.depth -= deeper
         css = node.get("style", "")
         ink = colour(node.get("mathcolor", css.partition("color:")[2]))
+        ground = colour(node.get("mathbackground", ""))
+        border = colour(css.partition("solid ")[2])
         if made and ink:
             made = call("text", made, fill=rgb(ink))
         if made and node["size"] != 1:
             made = call("text", made, size=ems(node["size"]))
-        ground = colour(node.get("mathbackground", ""))
-        border = colour(css.partition("solid ")[2])
         if made and (ground or border) and node["kind"] != "mspace":
-            look = {"fill": ground and rgb(ground), "pad": ems(node["em"]["lspace"][0])}
-            made = self.box(node, made, stroke=border and rgb(border), **look)
+            look = {"fill": rgb(ground) if ground else None}
+            look["stroke"] = rgb(border) if border else None
+            made = box(node, made, pad=ems(em(node, "lspace")), **look)
         return made
-
-    def styled(self, node: Node, body: Typst) -> Typst:
-        """In the size that a node has."""
-        name = "display" if node["displaystyle"] else "inline"
-        name = (name, "script", "sscript")[max(0, min(node["scriptlevel"], 2))]
-        return call(f"math.{name}", body)
-
-    def box(self, node: Node, body: Typst, **options: object) -> Typst:
-        """In a box, which holds an equation of its own."""
-        inner = call("math.equation", self.styled(node, body))
-        return classed(call("math-box", inner, **options), node["class"])
 
     def row(self, node: Node) -> Typst:
         """Side by side; delimiters at both ends grow with the rest."""
         nodes, pieces, spaced = node["nodes"], [], False
-        fenced = len(nodes) > 1 and grows(nodes[0]) and grows(nodes[-1])
-        for place, child in enumerate(nodes):
-            if fenced and grows(child):
+        fenced = len(nodes) > 1 and nodes[0]["grows"] and nodes[-1]["grows"]
+        for child in nodes:
+            if fenced and child["grows"]:
                 made = self.token(child) or Typst("box()")
-                if 0 < place < len(nodes) - 1:
+                if child is not nodes[0] and child is not nodes[-1]:
                     made = call("math.mid", made)
             else:
                 made = self.node(child)
@@ -209,7 +190,8 @@ class Setter:
                 pieces.append(space(child["space"]))
             spaced = inner or not made or child["class"] < 0
             pieces.append(made)
-        return call("math.lr", joined(pieces)) if fenced else joined(pieces)
+        body = row_of(*pieces)
+        return call("math.lr", body) if fenced else body
 
     def _TeXAtom(self, node: Node) -> Typst:
         body = self.row(node)
@@ -217,11 +199,11 @@ class Setter:
 
     def _mstyle(self, node: Node) -> Typst:
         body = self.row(node)
-        return body and self.styled(node, body)
+        return body and styled(node, body)
 
     def token(self, node: Node) -> Typst:
         """A sign, or a word, in its alphabet and class."""
-        text = UNSEEN.sub("", unicodedata.normalize("NFC", said(node)))
+        text = UNSEEN.sub("", unicodedata.normalize("NFC", node["text"]))
         if not text:
             return NOTHING
         variant, kind = node["mathvariant"], node["class"]
@@ -229,38 +211,44 @@ class Setter:
             self.unknown += re.findall(r"\\(?:[A-Za-z]+|.)", text)
         names = [name for word, name in ALPHABETS.items() if word in variant]
         names.insert(0, "italic" if "it" in variant else "upright")
-        marks = [Typst(f"math.{name}") for name in names]
         operator = kind == OPERATOR and not node.get("largeop")
         name = "normal" if operator else CLASSES[max(kind, 0)]
-        made = call("sign", text.replace(NEGATED, ""), name, *marks)
-        if NEGATED in text:
+        marks = [Typst(f"math.{name}") for name in names]
+        # A combining stroke, where no sign has one of its own.
+        made = call("sign", text.replace("\u0338", ""), name, *marks)
+        if "\u0338" in text:
             made = classed(call("math.cancel", made), kind)
         return call("math.op", made) if operator else made
 
     _mi = _mn = _mtext = _ms = token
 
     def _mo(self, node: Node) -> Typst:
-        made = self.token(node)
-        if not made or not node["stretchy"]:
+        made, size = self.token(node), None
+        if node.get("stretchy") == "true" and "minsize" in node:
+            size = ems(em(node, "minsize"))
+        elif not node["grows"]:
             return made
-        size = ems(node["em"]["minsize"][0]) if "minsize" in node else None
-        return call("math.stretch", made, size=size)
+        return made and call("math.stretch", made, size=size)
 
     def _mspace(self, node: Node) -> Typst:
         if node.get("linebreak") == "newline":
             return Typst("linebreak()")
-        names = ("width", "height", "depth")
-        width, height, low = (node["em"][name][0] for name in names)
-        ground = colour(node.get("mathbackground", ""))
+        ground, low = (
+            colour(node.get("mathbackground", "")),
+            em(node, "depth"),
+        )
         if not ground:
-            return space(width)
-        size = {"width": ems(width), "height": ems(height + low)}
-        return call("box", **size, baseline=ems(low + 0.001), fill=rgb(ground))
+            return space(em(node, "width"))
+        height = ems(em(node, "height") + low)
+        size = {"width": ems(em(node, "width")), "height": height}
+        return call(
+            "box", **size, baseline=ems(low + 0.001), fill=rgb(ground)
+        )
 
     def _mfrac(self, node: Node) -> Typst:
         parts = [self.node(child) or "" for child in node["nodes"]]
-        if "linethickness" in node and not node["em"]["linethickness"][0]:
-            return call("math.vec", *parts, delim=NONE, gap=ems(0.3))
+        if "linethickness" in node and not em(node, "linethickness"):
+            return call("math.vec", *parts, delim=Typst("none"), gap=ems(0.3))
         return call("math.frac", *parts)
 
     def _msqrt(self, node: Node) -> Typst:
@@ -277,59 +265,57 @@ class Setter:
         body, kinds = self.row(node) or "", node.get("notation", "").split()
         strikes = {kind[:4] for kind in kinds if kind.endswith("strike")}
         if strikes:
-            options = {"inverted": strikes == {"down"} or None}
-            options["cross"] = {"updi", "down"} <= strikes or None
-            options["angle"] = Typst("90deg") if "hori" in strikes else None
-            body = call("math.cancel", body, **options)
-        sides = {"left", "right", "top", "bottom"}
-        lines = {"box", "roundedbox", "circle"} & {*kinds}
-        lines = sides if lines else sides & {*kinds}
-        if not lines:
-            return body
-        stroke = call("", **dict.fromkeys(sorted(lines), THIN))
-        round = Typst("50%") if "circle" in kinds else None
-        return self.box(node, body, stroke=stroke, pad=PAD, radius=round)
+            cross = {"updi", "down"} <= strikes
+            angle = Typst("90deg") if "hori" in strikes else None
+            turned = strikes == {"down"}
+            options = {"cross": cross, "inverted": turned, "angle": angle}
+            return call("math.cancel", body, **options)
+        sides = [s for s in ("left", "right", "top", "bottom") if s in kinds]
+        stroke = call("", **dict.fromkeys(sides, THIN)) if sides else THIN
+        round_ = Typst("50%") if "circle" in kinds else None
+        return box(node, body, stroke=stroke, pad=ems(0.3), radius=round_)
 
     def _mpadded(self, node: Node) -> Typst:
-        body, width, em = self.row(node), node.get("width", ""), node["em"]
+        body, width = self.row(node), node.get("width", "")
         if not body or "mathbackground" in node:
             return body
-        if rise := em["voffset"][0]:
-            body = self.box(node, body, rise=ems(rise))
+        if em(node, "voffset"):
+            body = box(node, body, rise=ems(em(node, "voffset")))
         if width.startswith(("+", "-")):
-            left = em["lspace"][0]
-            ends = space(left), space(em["width"][0] - left)
-            body = joined([ends[0], body, ends[1]])
-        elif width and not em["width"][0]:
+            left = em(node, "lspace")
+            right = em(node, "width") - left
+            body = row_of(space(left), body, space(right))
+        elif width and not em(node, "width"):
             sides = {"-1width": "right", "-.5width": "center"}
             side = sides.get(node.get("lspace"), "left")
-            body = self.box(node, body, lap=Typst(side))
+            body = box(node, body, lap=Typst(side))
         return body
 
     def scripts(self, node: Node) -> Typst:
         """What stands above and below something, or beside it."""
         base, *others = node["nodes"]
-        if base["kind"] == "mstyle" and [*map(grows, base["nodes"])] == [True]:
-            base = base["nodes"][0]
         made, options = self.node(base) or "", {}
-        straight = node["kind"] not in ("msub", "msup", "msubsup")
         for side, other in zip(SIDES[node["kind"]], others, strict=False):
-            text = said(other)
+            sign = other["text"]
             if "border" in other.get("style", ""):
-                text = "⎴" if side == "t" else "⎵"
-            name = (OVER if side == "t" else UNDER).get(text)
-            accent = other["kind"] == "mo" and (grows(other) or other["accent"])
-            if straight and name and (accent or other["kind"] != "mo"):
-                made = call(f"math.{name}", made)
-            elif straight and accent and side == "t" and text in ACCENTS:
-                size = None if grows(other) else Typst("0%")
-                made = call("math.accent", made, text, size=size)
+                sign = {"t": "⎴", "b": "⎵"}[side]
+            wide = WIDE.get(f"{side}{sign}")
+            accent = other["accent"] and side == "t" and sign in ACCENTS
+            if node["kind"].startswith("ms"):
+                wide = accent = None
+            if wide and (other["grows"] or other["kind"] != "mo"):
+                made = call(f"math.{wide}", made)
+            elif accent:
+                size = None if other["grows"] else Typst("0%")
+                made = call("math.accent", made, sign, size=size)
             else:
                 options[side] = self.node(other) or None
-        if any(options.values()) and not grows(base):
+        if not options:
+            return made
+        if not base["grows"]:
             name = "scripts" if node["beside"] else "limits"
             made = call(f"math.{name}", made)
-        return call("math.attach", made, **options) if options else made
+        return call("math.attach", made, **options)
 
     _msub = _msup = _msubsup = _munder = _mover = _munderover = scripts
 
@@ -338,75 +324,71 @@ class Setter:
         made, places = call("math.scripts", self.node(base) or ""), "br tr"
         while rest:
             if rest[0]["kind"] == "mprescripts":
-                places, rest = "bl tl", rest[1:]
-                continue
+                places = "bl tl"
+                rest = rest[1:]
             pair = zip(places.split(), rest[:2], strict=False)
             options = {side: self.node(n) or None for side, n in pair}
             made, rest = call("math.attach", made, **options), rest[2:]
         return made
 
     def _mtable(self, node: Node) -> Typst:
-        rows = [unnumbered(row) for row in node["nodes"]]
-        wide = max((len(cells) for cells, _ in rows), default=0)
+        rows, numbered = (
+            node["nodes"],
+            [row["number"] for row in node["nodes"]],
+        )
+        wide = max((len(row["nodes"]) for row in rows), default=0)
         sides = spread(node["columnalign"], wide)
         gaps = [0, *spread(node["em"]["columnspacing"], wide - 1), 0]
         for n, width in enumerate(node.get("columnwidth", "").split()[:wide]):
             gaps[n] += 2 * (width == "fit")
-        # Columns that touch are one to Typst, aligned where they do.
-        for n in range(1, wide):
-            if sides[n - 1 : n + 1] == ["right", "left"] and not gaps[n]:
-                sides[n] = TOUCHING
-        heights = spread(node["em"]["rowspacing"], len(rows))
-        least = min(heights, default=0)
         written: list[list[Typst]] = []
-        for (cells, number), height in zip(rows, heights, strict=True):
-            done: list[Typst] = []
-            for n, cell in enumerate(cells):
-                made = self.cell(cell, sides[n], gaps[n], gaps[n + 1])
-                if sides[n] == TOUCHING:
-                    made = joined([done.pop(), made])
-                done.append(made)
-            if height > least and done:
-                low = ems(0.25 + height - least)
-                done[-1] = joined(
-                    [done[-1], call("box", height=low, baseline=low)]
-                )
-            if number is not None:
+        for row in rows:
+            cells = [
+                self.cell(cell, sides[n], gaps[n] / 2, gaps[n + 1] / 2)
+                for n, cell in enumerate(row["nodes"])
+            ]
+            if row["number"]:
                 self.number = ""
-                done += [Typst("[]")] * (wide - sides.count(TOUCHING) - len(done))
-                done.append(call("numbered", number, Typst("margin")))
-            written.append(done)
-        rules: dict[str, list[int]] = {}
-        for name, lines, count in (
-            ("vline", "columnlines", wide),
-            ("hline", "rowlines", len(rows)),
-        ):
-            kinds = enumerate(spread(node[lines], count - 1), 1)
-            rules[name] = [n for n, kind in kinds if kind != "none"]
-        rules["vline"] = [n - sides[:n].count(TOUCHING) for n in rules["vline"]]
-        augment = call("", **rules, stroke=THIN)
+                cells += [Typst("[]")] * (wide - len(cells))
+                cells.append(call("numbered", row["number"], Typst("margin")))
+            written.append(cells)
+        rules = {"vline": (node["columnlines"], wide)}
+        rules["hline"] = (node["rowlines"], len(rows))
+        rules = {
+            name: [
+                n + 1
+                for n, kind in enumerate(spread(lines, count - 1))
+                if kind != "none"
+            ]
+            for name, (lines, count) in rules.items()
+        }
         made = call(
             "math.mat",
             *written,
-            delim=NONE,
+            delim=Typst("none"),
             column_gap=ems(0),
-            row_gap=ems(least),
-            augment=augment if any(rules.values()) else None,
+            row_gap=ems(
+                max(
+                    spread(node["em"]["rowspacing"], len(rows) - 1), default=0
+                )
+            ),
+            augment=call("", **rules, stroke=THIN)
+            if any(rules.values())
+            else None,
         )
-        made = self.styled(node["nodes"][0] if rows else node, made)
+        made = styled(rows[0] if rows else node, made)
         framed = node.get("frame") == "solid"
-        return self.box(node, made, stroke=THIN, pad=PAD) if framed else made
+        return box(node, made, stroke=THIN, pad=ems(0.3)) if framed else made
 
     def cell(self, node: Node, side: str, left: float, right: float) -> Typst:
-        """A cell, with half of the gaps beside it, and its alignment."""
-        own = node.get("columnalign", side)
-        if side == "center" and own != side:
+        """A cell with its part of the gaps, and where it is aligned."""
+        if side != node["columnalign"]:
             # The first and the last line of many.
-            left, right = (0, 8) if own == "left" else (8, 0)
-        return joined([
+            left, right = (0, 4) if node["columnalign"] == "left" else (4, 0)
+        return row_of(
             POINT if side == "left" else NOTHING,
-            space(left / 2),
-            self.styled(node, self.row(node) or Typst("[]")),
-            space(right / 2),
+            space(left),
+            styled(node, self.row(node) or Typst("[]")),
+            space(right),
             POINT if side == "right" else NOTHING,
-        ])
+        )

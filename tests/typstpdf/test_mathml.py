@@ -104,7 +104,10 @@ def test_commands_that_are_unknown() -> None:
 NAMES = set(re.findall(r"[{,]([A-Za-z]{1,18}):", MATHJAX))
 PLAIN = [*"abx01+-=()[]|<>^_~'\"`#$%é☃\U0010fffd", r"\\", r"\unicode{7}"]
 GROUPS = ["{%s}", r"\left(%s\right]", r"\text{%s}", "_{%s}", r"\tag{%s}"]
-GROUPS += [r"\begin{array}{c|r:l}%s\end{array}", r"\begin{align}%s\end{align}"]
+GROUPS += [
+    r"\begin{array}{c|r:l}%s\end{array}",
+    r"\begin{align}%s\end{align}",
+]
 GROUPS += [r"\boxed{%s}", r"\def\a#1{%s}", r"\ce{%s}", r"\sqrt[3]{%s}"]
 GROUPS += [r'\mmlToken{mo}[kind="x" minsize="-9em" class="%s"]{∑}']
 COMMANDS = st.tuples(st.sampled_from(sorted(NAMES)), st.integers(0, 3)).map(
