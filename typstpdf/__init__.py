@@ -2,9 +2,9 @@
 
 Cells become text or HTML (`typstpdf.cells`), HTML is looked at as a browser
 would (`typstpdf.looks`) and written as calls of Typst functions
-(`typstpdf.write`), formulas go through MathJax (`typstpdf.mathml`), and
-Typst sets it all in the look of ``page.typ``. It reads files only from a temporary
-folder that holds the notebook's own pictures.
+(`typstpdf.write`), formulas as MathJax reads them (`typstpdf.mathml`), and
+Typst sets it all in the look of ``page.typ``. It reads files only from a
+temporary folder that holds the notebook's own pictures.
 """
 
 import re
@@ -186,18 +186,9 @@ class Page:
         place = re.search(r"part-(\d+)\.typ", message)
         numbers = {int(place[1])} if place else set(range(len(made.parts)))
         for number in sorted(numbers - refused.parts):
-            if not made.fails(made.parts[number], options):
-                continue
-            bad = {
-                id(tag)
-                for tag in formulas(self.pieces[number][1])
-                if made.fails(made.writer.formula(tag), options)
-            }
-            if bad - refused.formulas:
-                refused.formulas |= bad
-            else:
+            if made.fails(made.parts[number], options):
                 refused.parts.add(number)
-            return True
+                return True
         return False
 
 

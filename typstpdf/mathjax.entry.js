@@ -67,8 +67,8 @@ globalThis.convert = (place, tex, display) => {
 };
 
 // What nodes inherit, or have if nothing is said.
-const INHERITED = ['displaystyle', 'mathvariant', 'largeop', 'accent',
-  'columnalign', 'columnlines', 'rowlines'];
+const INHERITED = ['displaystyle', 'mathvariant', 'stretchy', 'largeop',
+  'accent', 'columnalign', 'columnlines', 'rowlines'];
 const LENGTHS = ['width', 'height', 'depth', 'lspace', 'voffset', 'minsize',
   'linethickness', 'columnspacing', 'rowspacing'];
 

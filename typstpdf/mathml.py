@@ -223,12 +223,11 @@ class Setter:
     _mi = _mn = _mtext = _ms = token
 
     def _mo(self, node: Node) -> Typst:
-        made, size = self.token(node), None
-        if node.get("stretchy") == "true" and "minsize" in node:
-            size = ems(em(node, "minsize"))
-        elif not node["grows"]:
+        made = self.token(node)
+        if not made or not node["stretchy"]:
             return made
-        return made and call("math.stretch", made, size=size)
+        size = ems(em(node, "minsize")) if "minsize" in node else None
+        return call("math.stretch", made, size=size)
 
     def _mspace(self, node: Node) -> Typst:
         if node.get("linebreak") == "newline":
@@ -332,10 +331,7 @@ class Setter:
         return made
 
     def _mtable(self, node: Node) -> Typst:
-        rows, numbered = (
-            node["nodes"],
-            [row["number"] for row in node["nodes"]],
-        )
+        rows = node["nodes"]
         wide = max((len(row["nodes"]) for row in rows), default=0)
         sides = spread(node["columnalign"], wide)
         gaps = [0, *spread(node["em"]["columnspacing"], wide - 1), 0]

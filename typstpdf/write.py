@@ -28,7 +28,6 @@ BREAK = re.compile(
 )
 BLANK = re.compile(r"[ \t\n\r\f]+")
 FOREIGN = re.compile(r"(?s)<foreignObject\b([^>]*)>(.*?)</foreignObject>")
-BARE = re.compile(r'"(?:\\.|[^"\\])*"|.')
 PAGES = ("always", "page", "left", "right", "recto", "verso")
 MEDIA = ("iframe", "embed", "object", "video", "audio", "canvas")
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -123,7 +122,6 @@ class Refused:
     """What Typst could not set, and is shown in another way."""
 
     parts: set[int] = field(default_factory=set)
-    formulas: set[int] = field(default_factory=set)
     pictures: set[str] = field(default_factory=set)
     signs: set[str] = field(default_factory=set)
 
