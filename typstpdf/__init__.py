@@ -2,8 +2,8 @@
 
 Cells become HTML (`typstpdf.cells`), with the looks that a browser gives it
 (`typstpdf.looks`), and that becomes calls of Typst functions
-(`typstpdf.write`); formulas go their own way (`typstpdf.tex`). Typst sets it
-all in the look of ``page.typ``.
+(`typstpdf.write`), formulas as MathJax reads them (`typstpdf.mathml`). Typst
+sets it all in the look of ``page.typ``.
 """
 
 import re
@@ -20,8 +20,8 @@ from traitlets import Unicode
 
 from typstpdf.cells import describe, show_cell
 from typstpdf.looks import parse
-from typstpdf.tex import Formula, typeset
-from typstpdf.write import Writer, call, words
+from typstpdf.mathml import typeset
+from typstpdf.write import Formula, Writer, call, words
 
 TEMPLATE = Path(__file__).with_name("page.typ").read_bytes()
 NO_GLYPH = re.compile(r'the text `"(.+?)"` could not be displayed')

@@ -1,14 +1,15 @@
 """HTML as calls of Typst functions.
 
 Nothing of a notebook becomes Typst source: `call` writes names that stand in
-this file, and its arguments as numbers, as content that it wrote before, or
-as string literals.
+this package, and its arguments as numbers, as content that it wrote before,
+or as string literals.
 """
 
 import base64
 import contextlib
 import json
 import re
+from dataclasses import dataclass, field
 from html import escape
 from itertools import takewhile
 from pathlib import Path
@@ -20,7 +21,6 @@ from bs4.element import PreformattedString
 
 from typstpdf.cells import CONTROL, MEDIA, named
 from typstpdf.looks import HIDDEN, Look, look_of
-from typstpdf.tex import Formula
 
 PICTURE_FILE = re.compile(r"(?i).+\.(pdf|svg|png|jpe?g|gif|webp)")
 LINK = re.compile(r"(?i)(https?|ftp|mailto):.|[^:#]+([/?#]|$)")
@@ -61,10 +61,34 @@ PLACES = ("left", "center", "right", "start", "end")
 PLACES = {place: Typst(place) for place in PLACES}
 
 
+@dataclass
+class Formula:
+    """A formula of the notebook.
+
+    Attributes:
+        tex: its source as it stands in the notebook.
+        block: whether it is displayed.
+        typst: what is printed, "" for nothing; None cannot be set.
+        number: what stands at the right margin, such as "(1)"; "" if its
+            rows have their own.
+        unknown: commands that are printed as they are.
+    """
+
+    tex: str
+    block: bool
+    typst: Typst | None = None
+    number: str | None = None
+    unknown: list[str] = field(default_factory=list)
+
+
 def literal(value: object) -> str:
     """A value as Typst; a text is a string literal and nothing else."""
     if isinstance(value, Typst):
         return value
+    if isinstance(value, list):
+        return f"({''.join(literal(item) + ', ' for item in value)})"
+    if value is None:
+        return "none"
     if isinstance(value, str):
         value = CONTROL.sub(named, value)
     return json.dumps(value, ensure_ascii=False)
@@ -75,7 +99,7 @@ def call(name: str, *values: object, **options: object) -> Typst:
     items = [literal(value) for value in values]
     for key, value in options.items():
         if value is not None:
-            items.append(f"{key}: {literal(value)}")
+            items.append(f"{key.replace('_', '-')}: {literal(value)}")
     return Typst(f"{name}({', '.join(items)})")
 
 
@@ -218,14 +242,18 @@ class Writer:
 
     def formula(self, found: Formula) -> Typst:
         """A formula, or its TeX source if it cannot be set."""
-        source = found.typst
-        if source is None:
+        if found.typst is None:
             self.warn(f"the formula {found.tex} is printed as TeX")
             return call("raw", found.tex, block=found.block)
-        if not source.strip():
+        if found.unknown:
+            names = " ".join(found.unknown)
+            self.warn(f"the formula {found.tex} has the unknown {names}")
+        if not found.typst:
             return EMPTY
-        source = f"$ {source} $" if found.block else f"${source}$"
-        return call("formula", found.tex, Typst(source), found.number)
+        body = call("math.equation", found.typst, block=found.block)
+        # Only the page knows how far it is to the margin.
+        written = Typst(f"margin => {body}")
+        return call("formula", found.tex, written, found.number)
 
     def body(self, tag: Tag, look: Look, pre: bool) -> Typst:
         """A tag's contents in the form that its name means."""

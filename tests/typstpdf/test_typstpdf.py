@@ -101,7 +101,7 @@ SHOWN = [
 ]
 # Markdown, the words that stand for what paper cannot show, the warning.
 DIFFERENT = [
-    (r"$\foo{x}$ and $y$", r"\foo{x}", r"formula \foo{x}"),
+    (r"$\foo{x}$ and $y$", r"\foo x and y", r"formula \foo{x}"),
     (r"$$\begin{nope} x \end{nope}$$", r"\begin{nope}", "formula"),
     ("![a map](missing.png)", "a map", "missing.png"),
     ("![](https://example.org/a.png)", "example.org/a.png", "example.org"),

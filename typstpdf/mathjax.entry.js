@@ -1,0 +1,135 @@
+// MathJax's reading of TeX for QuickJS: formulas become trees of MathML.
+//
+// `mathjax.js` is this file with the parts of MathJax (Apache-2.0) that it
+// names. To make it anew, in an empty folder:
+//
+//   npm install mathjax-full@3.2.2 esbuild@0.28.2
+//   NODE_PATH=node_modules npx esbuild PATH/TO/mathjax.entry.js --bundle \
+//     --minify --legal-comments=none --outfile=PATH/TO/mathjax.js \
+//     --banner:js="/* MathJax 3.2.2, Apache-2.0; see mathjax.entry.js */"
+
+const {mathjax} = require('mathjax-full/js/mathjax.js');
+const {TeX} = require('mathjax-full/js/input/tex.js');
+const {liteAdaptor} = require('mathjax-full/js/adaptors/liteAdaptor.js');
+const {RegisterHTMLHandler} = require('mathjax-full/js/handlers/html.js');
+const {length2em} = require('mathjax-full/js/util/lengths.js');
+const {AllPackages} =
+  require('mathjax-full/js/input/tex/AllPackages.js');
+
+const LOGO = 'T\\kern-.14em\\lower.5ex{E}\\kern-.115em X';
+RegisterHTMLHandler(liteAdaptor());
+const jax = new TeX({
+  // This one measures what a browser has drawn.
+  packages: AllPackages.filter((name) => name !== 'bussproofs'),
+  tags: 'ams',
+  ignoreDuplicateLabels: true,
+  // Known to TeX, and the logos so that words can hold them.
+  macros: {
+    gdef: '\\def',
+    global: '',
+    long: '',
+    require: ['', 1],
+    bm: ['\\boldsymbol{#1}', 1],
+    P: '\\unicode{xB6}',
+    TeX: `\\textrm{$\\rm ${LOGO}$}`,
+    LaTeX: '\\textrm{$\\rm L\\kern-.325em\\raise.21em{\\scriptstyle A}' +
+      `\\kern-.17em ${LOGO}$}`,
+  },
+  formatError: (_, error) => {
+    throw error;
+  },
+});
+// A row has a number if it has a label, or a tag of its own.
+const tags = jax.parseOptions.tags;
+const autoTag = tags.autoTag;
+tags.autoTag = () => tags.label && autoTag.call(tags);
+
+const page = mathjax.document('', {InputJax: jax});
+const options = jax.parseOptions.options;
+const textMacros = options.internalMath;
+const formulas = [];
+
+// A formula by its place in the notebook; asked for again, it knows labels
+// that come later. Macros hold for what is converted afterwards.
+globalThis.convert = (place, tex, display) => {
+  formulas[place] ??= new page.options.MathItem(tex, jax, display);
+  let root;
+  options.internalMath = textMacros;
+  try {
+    root = jax.compile(formulas[place], page);
+  } catch (error) {
+    // MathJax 2 takes _ and the like in \text as they are.
+    options.internalMath = null;
+    root = jax.compile(formulas[place], page);
+  }
+  root.setTeXclass(null);
+  return JSON.stringify([tags.redo, tree(root)]);
+};
+
+// What nodes inherit, or have if nothing is said.
+const INHERITED = ['displaystyle', 'mathvariant', 'stretchy', 'largeop',
+  'accent', 'columnalign', 'columnlines', 'rowlines'];
+const LENGTHS = ['width', 'height', 'depth', 'lspace', 'voffset', 'minsize',
+  'linethickness', 'columnspacing', 'rowspacing'];
+
+// All that is said of a node, and what MathJax works out.
+function tree(given) {
+  const node = plain(given);
+  const {attributes} = node;
+  const nodes = inside(node);
+  const found = {};
+  for (const name of attributes.getExplicitNames())
+    found[name] = String(attributes.get(name));
+  for (const name of INHERITED) found[name] = attributes.get(name) ?? '';
+  found.kind = node.kind;
+  found.class = node.texClass ?? 0;
+  found.level = parseInt(attributes.get('scriptlevel')) || 0;
+  found.size = size(node) / size(node.parent);
+  found.space = em(node.texSpacing() || 0);
+  found.em = {};
+  for (const name of LENGTHS)
+    found.em[name] = String(attributes.get(name) ?? 0).split(' ').map(em);
+  found.grows = grows(node) && !attributes.isSet('minsize');
+  // Limits stand beside their operator within a text.
+  found.beside = /^msu/.test(node.kind) || !found.displaystyle &&
+    nodes[0]?.isEmbellished &&
+    nodes[0].coreMO().attributes.get('movablelimits') || false;
+  found.number = node.isKind('mlabeledtr') ? said(nodes.shift()) : null;
+  found.text = node.isToken ? said(node) : '';
+  found.nodes = node.isToken ? [] : nodes.map(tree);
+  return found;
+}
+
+// A length in em of 10 points.
+function em(length) {
+  return Math.max(-99, Math.min(99, length2em(length, 0, 1, 40 / 3)));
+}
+
+function size(node) {
+  return length2em(node?.attributes.get('mathsize') ?? 1, 1) || 1;
+}
+
+function said(node) {
+  return node.isKind('text') ? node.getText() :
+    node.childNodes.map(said).join('');
+}
+
+function grows(node) {
+  return node.isKind('mo') && node.attributes.get('stretchy') === true;
+}
+
+function inside(node) {
+  const nodes = node.childNodes;
+  return [...(nodes[0]?.isInferred ? nodes[0].childNodes : nodes)];
+}
+
+// Without groups that change nothing.
+function plain(node) {
+  const [alone, another] = inside(node);
+  if (!alone || another) return node;
+  const group = node.isKind('mrow') || node.isKind('TeXAtom');
+  const same = (node.texClass ?? 0) === (alone.texClass ?? 0) &&
+    !node.attributes.getExplicitNames().length;
+  return group && same || node.isKind('mstyle') && grows(alone) ?
+    plain(alone) : node;
+}
