@@ -72,6 +72,9 @@ const INHERITED = ['displaystyle', 'mathvariant', 'stretchy', 'largeop',
 const LENGTHS = ['width', 'height', 'depth', 'lspace', 'voffset', 'minsize',
   'linethickness', 'columnspacing', 'rowspacing'];
 
+// Such as the sign that says that a function is applied.
+const UNSEEN = /[\u2061-\u2064\u200b-\u200d\ufe00-\ufe0f]/g;
+
 // All that is said of a node, and what MathJax works out.
 function tree(given) {
   const node = plain(given);
@@ -83,7 +86,8 @@ function tree(given) {
   for (const name of INHERITED) found[name] = attributes.get(name) ?? '';
   found.kind = node.kind;
   found.class = node.texClass ?? 0;
-  found.level = parseInt(attributes.get('scriptlevel')) || 0;
+  found.level = ['', 'script'][attributes.get('scriptlevel')] ?? 'sscript';
+  found.level ||= found.displaystyle ? 'display' : 'inline';
   found.size = size(node) / size(node.parent);
   found.space = em(node.texSpacing() || 0);
   found.em = {};
@@ -95,7 +99,7 @@ function tree(given) {
     nodes[0]?.isEmbellished &&
     nodes[0].coreMO().attributes.get('movablelimits') || false;
   found.number = node.isKind('mlabeledtr') ? said(nodes.shift()) : null;
-  found.text = node.isToken ? said(node) : '';
+  found.text = node.isToken ? said(node).replace(UNSEEN, '') : '';
   found.nodes = node.isToken ? [] : nodes.map(tree);
   return found;
 }
@@ -110,7 +114,7 @@ function size(node) {
 }
 
 function said(node) {
-  return node.isKind('text') ? node.getText() :
+  return node.isKind('text') ? node.getText().normalize('NFC') :
     node.childNodes.map(said).join('');
 }
 
