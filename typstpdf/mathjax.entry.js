@@ -1,12 +1,13 @@
+/* MathJax 3.2.2, (c) The MathJax Consortium; mhchemParser, (c) Martin Hensel.
+   Both under the Apache License 2.0: see mathjax.LICENSE. */
+
 // MathJax's reading of TeX for QuickJS: formulas become trees of MathML.
 //
-// `mathjax.js` is this file with the parts of MathJax (Apache-2.0) that it
-// names. To make it anew, in an empty folder:
+// `mathjax.js` is this file with all that it requires. To make it anew, here:
 //
-//   npm install mathjax-full@3.2.2 esbuild@0.28.2
-//   NODE_PATH=node_modules npx esbuild PATH/TO/mathjax.entry.js --bundle \
-//     --minify --legal-comments=none --outfile=PATH/TO/mathjax.js \
-//     --banner:js="/* MathJax 3.2.2, Apache-2.0; see mathjax.entry.js */"
+//   npm install --no-save mathjax-full@3.2.2 esbuild@0.28.2
+//   npx esbuild mathjax.entry.js --bundle --minify --outfile=mathjax.js \
+//     --banner:js="$(head -2 mathjax.entry.js)"
 
 const {mathjax} = require('mathjax-full/js/mathjax.js');
 const {TeX} = require('mathjax-full/js/input/tex.js');
