@@ -13,6 +13,8 @@ const {mathjax} = require('mathjax-full/js/mathjax.js');
 const {TeX} = require('mathjax-full/js/input/tex.js');
 const {liteAdaptor} = require('mathjax-full/js/adaptors/liteAdaptor.js');
 const {RegisterHTMLHandler} = require('mathjax-full/js/handlers/html.js');
+const {MmlMrow} =
+  require('mathjax-full/js/core/MmlTree/MmlNodes/mrow.js');
 const {length2em} = require('mathjax-full/js/util/lengths.js');
 const {AllPackages} =
   require('mathjax-full/js/input/tex/AllPackages.js');
@@ -49,6 +51,13 @@ const page = mathjax.document('', {InputJax: jax});
 const options = jax.parseOptions.options;
 const textMacros = options.internalMath;
 const formulas = [];
+
+// Each operator asks whether it is alone: so do not count them all.
+MmlMrow.prototype.nonSpaceLength = function () {
+  const seen = (child) => child && !child.isSpacelike;
+  const first = this.childNodes.findIndex(seen);
+  return first < 0 ? 0 : this.childNodes.slice(first + 1).some(seen) ? 2 : 1;
+};
 
 // A formula by its place in the notebook; asked for again, it knows labels
 // that come later. Macros hold for what is converted afterwards.

@@ -36,7 +36,7 @@ NOTHING, POINT, THIN = Typst(""), Typst("point"), Typst("0.5pt")
 # Deeper, Typst gives up, which measures boxes in boxes again and again.
 MAX_DEPTH, BOXES = 50, ("mpadded", "menclose")
 # For one formula, in seconds and bytes.
-MAX_TIME, MAX_MEMORY = 5, 200_000_000
+MAX_TIME, MAX_MEMORY = 2, 200_000_000
 
 
 def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
