@@ -9,10 +9,9 @@
 //   npx esbuild mathjax.entry.js --bundle --minify --outfile=mathjax.js \
 //     --banner:js="$(head -2 mathjax.entry.js)"
 
-const {mathjax} = require('mathjax-full/js/mathjax.js');
 const {TeX} = require('mathjax-full/js/input/tex.js');
-const {liteAdaptor} = require('mathjax-full/js/adaptors/liteAdaptor.js');
-const {RegisterHTMLHandler} = require('mathjax-full/js/handlers/html.js');
+const {MmlFactory} =
+  require('mathjax-full/js/core/MmlTree/MmlFactory.js');
 const {MmlMrow} =
   require('mathjax-full/js/core/MmlTree/MmlNodes/mrow.js');
 const {length2em} = require('mathjax-full/js/util/lengths.js');
@@ -20,7 +19,6 @@ const {AllPackages} =
   require('mathjax-full/js/input/tex/AllPackages.js');
 
 const LOGO = 'T\\kern-.14em\\lower.5ex{E}\\kern-.115em X';
-RegisterHTMLHandler(liteAdaptor());
 const jax = new TeX({
   // This one measures what a browser has drawn.
   packages: AllPackages.filter((name) => name !== 'bussproofs'),
@@ -47,7 +45,7 @@ const tags = jax.parseOptions.tags;
 const autoTag = tags.autoTag;
 tags.autoTag = () => tags.label && autoTag.call(tags);
 
-const page = mathjax.document('', {InputJax: jax});
+jax.setMmlFactory(new MmlFactory());
 const options = jax.parseOptions.options;
 const textMacros = options.internalMath;
 const formulas = [];
@@ -62,15 +60,15 @@ MmlMrow.prototype.nonSpaceLength = function () {
 // A formula by its place in the notebook; asked for again, it knows labels
 // that come later. Macros hold for what is converted afterwards.
 globalThis.convert = (place, tex, display) => {
-  formulas[place] ??= new page.options.MathItem(tex, jax, display);
+  formulas[place] ??= {math: tex, display, inputData: {}, state: () => 0};
   let root;
   options.internalMath = textMacros;
   try {
-    root = jax.compile(formulas[place], page);
+    root = jax.compile(formulas[place]);
   } catch (error) {
     // MathJax 2 takes _ and the like in \text as they are.
     options.internalMath = null;
-    root = jax.compile(formulas[place], page);
+    root = jax.compile(formulas[place]);
   }
   root.setTeXclass(null);
   return JSON.stringify([tags.redo, tree(root)]);
@@ -102,7 +100,8 @@ function tree(given) {
   found.space = em(node.texSpacing() || 0);
   found.em = {};
   for (const name of LENGTHS)
-    found.em[name] = String(attributes.get(name) ?? 0).split(' ').map(em);
+    if (name in found || /spacing/.test(name) && node.isKind('mtable'))
+      found.em[name] = String(attributes.get(name)).split(' ').map(em);
   found.grows = grows(node) && !attributes.isSet('minsize');
   // Limits stand beside their operator within a text.
   found.beside = /^msu/.test(node.kind) || !found.displaystyle &&

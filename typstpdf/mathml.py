@@ -71,7 +71,7 @@ def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
 
 def em(node: Node, name: str) -> float:
     """A length that a node has."""
-    return node["em"][name][0]
+    return node["em"].get(name, [0])[0]
 
 
 def ems(number: float) -> Typst:
