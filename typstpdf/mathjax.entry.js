@@ -1,23 +1,24 @@
+/* MathJax 3.2.2, (c) The MathJax Consortium; mhchemParser, (c) Martin Hensel.
+   Both under the Apache License 2.0: see mathjax.LICENSE. */
+
 // MathJax's reading of TeX for QuickJS: formulas become trees of MathML.
 //
-// `mathjax.js` is this file with the parts of MathJax (Apache-2.0) that it
-// names. To make it anew, in an empty folder:
+// `mathjax.js` is this file with all that it requires. To make it anew, here:
 //
-//   npm install mathjax-full@3.2.2 esbuild@0.28.2
-//   NODE_PATH=node_modules npx esbuild PATH/TO/mathjax.entry.js --bundle \
-//     --minify --legal-comments=none --outfile=PATH/TO/mathjax.js \
-//     --banner:js="/* MathJax 3.2.2, Apache-2.0; see mathjax.entry.js */"
+//   npm install --no-save mathjax-full@3.2.2 esbuild@0.28.2
+//   npx esbuild mathjax.entry.js --bundle --minify --outfile=mathjax.js \
+//     --banner:js="$(head -2 mathjax.entry.js)"
 
-const {mathjax} = require('mathjax-full/js/mathjax.js');
 const {TeX} = require('mathjax-full/js/input/tex.js');
-const {liteAdaptor} = require('mathjax-full/js/adaptors/liteAdaptor.js');
-const {RegisterHTMLHandler} = require('mathjax-full/js/handlers/html.js');
+const {MmlFactory} =
+  require('mathjax-full/js/core/MmlTree/MmlFactory.js');
+const {MmlMrow} =
+  require('mathjax-full/js/core/MmlTree/MmlNodes/mrow.js');
 const {length2em} = require('mathjax-full/js/util/lengths.js');
 const {AllPackages} =
   require('mathjax-full/js/input/tex/AllPackages.js');
 
 const LOGO = 'T\\kern-.14em\\lower.5ex{E}\\kern-.115em X';
-RegisterHTMLHandler(liteAdaptor());
 const jax = new TeX({
   // This one measures what a browser has drawn.
   packages: AllPackages.filter((name) => name !== 'bussproofs'),
@@ -44,23 +45,30 @@ const tags = jax.parseOptions.tags;
 const autoTag = tags.autoTag;
 tags.autoTag = () => tags.label && autoTag.call(tags);
 
-const page = mathjax.document('', {InputJax: jax});
+jax.setMmlFactory(new MmlFactory());
 const options = jax.parseOptions.options;
 const textMacros = options.internalMath;
 const formulas = [];
 
+// Each operator asks whether it is alone: so do not count them all.
+MmlMrow.prototype.nonSpaceLength = function () {
+  const seen = (child) => child && !child.isSpacelike;
+  const first = this.childNodes.findIndex(seen);
+  return first < 0 ? 0 : this.childNodes.slice(first + 1).some(seen) ? 2 : 1;
+};
+
 // A formula by its place in the notebook; asked for again, it knows labels
 // that come later. Macros hold for what is converted afterwards.
 globalThis.convert = (place, tex, display) => {
-  formulas[place] ??= new page.options.MathItem(tex, jax, display);
+  formulas[place] ??= {math: tex, display, inputData: {}, state: () => 0};
   let root;
   options.internalMath = textMacros;
   try {
-    root = jax.compile(formulas[place], page);
+    root = jax.compile(formulas[place]);
   } catch (error) {
     // MathJax 2 takes _ and the like in \text as they are.
     options.internalMath = null;
-    root = jax.compile(formulas[place], page);
+    root = jax.compile(formulas[place]);
   }
   root.setTeXclass(null);
   return JSON.stringify([tags.redo, tree(root)]);
@@ -71,6 +79,9 @@ const INHERITED = ['displaystyle', 'mathvariant', 'stretchy', 'largeop',
   'accent', 'columnalign', 'columnlines', 'rowlines'];
 const LENGTHS = ['width', 'height', 'depth', 'lspace', 'voffset', 'minsize',
   'linethickness', 'columnspacing', 'rowspacing'];
+
+// Such as the sign that says that a function is applied.
+const UNSEEN = /[\u2061-\u2064\u200b-\u200d\ufe00-\ufe0f]/g;
 
 // All that is said of a node, and what MathJax works out.
 function tree(given) {
@@ -83,19 +94,21 @@ function tree(given) {
   for (const name of INHERITED) found[name] = attributes.get(name) ?? '';
   found.kind = node.kind;
   found.class = node.texClass ?? 0;
-  found.level = parseInt(attributes.get('scriptlevel')) || 0;
+  found.level = ['', 'script'][attributes.get('scriptlevel')] ?? 'sscript';
+  found.level ||= found.displaystyle ? 'display' : 'inline';
   found.size = size(node) / size(node.parent);
   found.space = em(node.texSpacing() || 0);
   found.em = {};
   for (const name of LENGTHS)
-    found.em[name] = String(attributes.get(name) ?? 0).split(' ').map(em);
+    if (name in found || /spacing/.test(name) && node.isKind('mtable'))
+      found.em[name] = String(attributes.get(name)).split(' ').map(em);
   found.grows = grows(node) && !attributes.isSet('minsize');
   // Limits stand beside their operator within a text.
   found.beside = /^msu/.test(node.kind) || !found.displaystyle &&
     nodes[0]?.isEmbellished &&
     nodes[0].coreMO().attributes.get('movablelimits') || false;
   found.number = node.isKind('mlabeledtr') ? said(nodes.shift()) : null;
-  found.text = node.isToken ? said(node) : '';
+  found.text = node.isToken ? said(node).replace(UNSEEN, '') : '';
   found.nodes = node.isToken ? [] : nodes.map(tree);
   return found;
 }
@@ -110,7 +123,7 @@ function size(node) {
 }
 
 function said(node) {
-  return node.isKind('text') ? node.getText() :
+  return node.isKind('text') ? node.getText().normalize('NFC') :
     node.childNodes.map(said).join('');
 }
 

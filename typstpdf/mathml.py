@@ -7,7 +7,6 @@ as calls of Typst's math functions, around signs in string literals.
 
 import json
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,10 @@ WIDE |= {"b_": "underline", "b⏟": "underbrace", "b⎵": "underbracket"}
 WIDE |= {"b⏝": "underparen"}
 ACCENTS = {*"^~¯˙¨´`˘ˇ˚→←↔\u20db\u20dc"}
 NOTHING, POINT, THIN = Typst(""), Typst("point"), Typst("0.5pt")
-UNSEEN = re.compile("[\u2061-\u2064\u200b-\u200d\ufe00-\ufe0f]")
 # Deeper, Typst gives up, which measures boxes in boxes again and again.
 MAX_DEPTH, BOXES = 50, ("mpadded", "menclose")
 # For one formula, in seconds and bytes.
-MAX_TIME, MAX_MEMORY = 5, 200_000_000
+MAX_TIME, MAX_MEMORY = 2, 200_000_000
 
 
 def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
@@ -72,7 +70,7 @@ def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
 
 def em(node: Node, name: str) -> float:
     """A length that a node has."""
-    return node["em"][name][0]
+    return node["em"].get(name, [0])[0]
 
 
 def ems(number: float) -> Typst:
@@ -97,6 +95,12 @@ def spread(given: str | list, count: int) -> list:
     return [*found, *found[-1:] * count][: max(count, 0)]
 
 
+def between(lines: str, count: int) -> list[int]:
+    """Which of so many columns or rows have a line behind them."""
+    kinds = enumerate(spread(lines, count - 1), 1)
+    return [place for place, kind in kinds if kind != "none"]
+
+
 def classed(body: Typst, kind: int) -> Typst:
     """One sign of a class; what is in it has its own."""
     body = call("math.class", "normal", body)
@@ -108,9 +112,7 @@ def classed(body: Typst, kind: int) -> Typst:
 
 def styled(node: Node, body: Typst) -> Typst:
     """In the size that a node has."""
-    name = "display" if node["displaystyle"] else "inline"
-    name = (name, "script", "sscript")[max(0, min(node["level"], 2))]
-    return call(f"math.{name}", body)
+    return call(f"math.{node['level']}", body)
 
 
 def box(node: Node, body: Typst, **options: object) -> Typst:
@@ -158,18 +160,19 @@ class Setter:
             raise RecursionError
         made = getattr(self, f"_{node['kind']}", self.row)(node)
         self.depth -= deeper
+        if not made:
+            return NOTHING
         css = node.get("style", "")
         ink = colour(node.get("mathcolor", css.partition("color:")[2]))
         ground = colour(node.get("mathbackground", ""))
         border = colour(css.partition("solid ")[2])
-        if made and ink:
+        if ink:
             made = call("text", made, fill=ink)
-        if made and node["size"] != 1:
+        if node["size"] != 1:
             made = call("text", made, size=ems(node["size"]))
-        if made and (ground or border) and node["kind"] != "mspace":
-            look = {"fill": ground}
-            look["stroke"] = border
-            made = box(node, made, pad=ems(em(node, "lspace")), **look)
+        if (ground or border) and node["kind"] != "mspace":
+            pad = ems(em(node, "lspace"))
+            made = box(node, made, pad=pad, fill=ground, stroke=border)
         return made
 
     def row(self, node: Node) -> Typst:
@@ -202,7 +205,7 @@ class Setter:
 
     def token(self, node: Node) -> Typst:
         """A sign, or a word, in its alphabet and class."""
-        text = UNSEEN.sub("", unicodedata.normalize("NFC", node["text"]))
+        text = node["text"]
         if not text:
             return NOTHING
         variant, kind = node["mathvariant"], node["class"]
@@ -231,15 +234,13 @@ class Setter:
     def _mspace(self, node: Node) -> Typst:
         if node.get("linebreak") == "newline":
             return Typst("linebreak()")
-        ground, low = (
-            colour(node.get("mathbackground", "")),
-            em(node, "depth"),
-        )
+        low = em(node, "depth")
+        ground = colour(node.get("mathbackground", ""))
         if not ground:
             return space(em(node, "width"))
-        height = ems(em(node, "height") + low)
-        size = {"width": ems(em(node, "width")), "height": height}
-        return call("box", **size, baseline=ems(low + 0.001), fill=ground)
+        size = {"width": ems(em(node, "width")), "fill": ground}
+        size["height"] = ems(em(node, "height") + low)
+        return call("box", **size, baseline=ems(low + 0.001))
 
     def _mfrac(self, node: Node) -> Typst:
         parts = [self.node(child) or "" for child in node["nodes"]]
@@ -345,30 +346,14 @@ class Setter:
                 cells += [Typst("[]")] * (wide - len(cells))
                 cells.append(call("numbered", row["number"], Typst("margin")))
             written.append(cells)
-        rules = {"vline": (node["columnlines"], wide)}
-        rules["hline"] = (node["rowlines"], len(rows))
-        rules = {
-            name: [
-                n + 1
-                for n, kind in enumerate(spread(lines, count - 1))
-                if kind != "none"
-            ]
-            for name, (lines, count) in rules.items()
-        }
-        made = call(
-            "math.mat",
-            *written,
-            delim=Typst("none"),
-            column_gap=ems(0),
-            row_gap=ems(
-                max(
-                    spread(node["em"]["rowspacing"], len(rows) - 1), default=0
-                )
-            ),
-            augment=call("", **rules, stroke=THIN)
-            if any(rules.values())
-            else None,
-        )
+        rules = {"vline": between(node["columnlines"], wide)}
+        rules["hline"] = between(node["rowlines"], len(rows))
+        options = {"delim": Typst("none"), "column_gap": ems(0)}
+        heights = spread(node["em"]["rowspacing"], len(rows) - 1)
+        options["row_gap"] = ems(max(heights, default=0))
+        if any(rules.values()):
+            options["augment"] = call("", **rules, stroke=THIN)
+        made = call("math.mat", *written, **options)
         made = styled(rows[0] if rows else node, made)
         framed = node.get("frame") == "solid"
         return box(node, made, stroke=THIN, pad=ems(0.3)) if framed else made
