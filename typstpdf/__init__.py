@@ -30,9 +30,7 @@ PICTURE = re.compile(r'(?:image\("|─ .*)(picture-\d+)')
 PART = re.compile(r"part-(\d+)\.typ")
 # Where Jupyter does not look for formulas.
 VERBATIM = "code, pre, .tex2jax_ignore, .mathjax_ignore"
-DELIMITED = re.compile(
-    r"(?s)\$\$(.*)\$\$|\$(.*)\$|\\{1,2}[([](.*?)\\{1,2}[)\]]"
-)
+DELIMITER = re.compile(r"\$\$?|\\{1,2}[([]|")
 
 
 class TypstPDFExporter(Exporter):
@@ -112,8 +110,8 @@ def formulas(bodies: list[Tag]) -> dict[int, Formula]:
                 tag.replace_with("$")
                 continue
             block = tex.startswith(("$$", "\\[", "\\\\[", "\\begin"))
-            if found := DELIMITED.fullmatch(tex):
-                tex = next(filter(None, found.groups()), "")
+            width = DELIMITER.match(tex).end()
+            tex = tex[width : len(tex) - width]
             tags.append(tag)
             pairs.append((tex, block))
     return dict(zip(map(id, tags), typeset(pairs), strict=True))

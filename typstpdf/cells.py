@@ -26,9 +26,11 @@ MEDIA = ("iframe", "embed", "object", "video", "audio", "canvas")
 OBJECT = re.compile(
     r"\A<[\w.]+( (object( at 0x[0-9a-f]+)?|display_id=.*))?>\Z"
 )
-# What a terminal overwrites, and links that it does not show.
+# What a terminal overwrites, and links that it does not show. What stands
+# below the line to which the cursor goes back may stay.
 GONE = re.compile(
-    r"(?m)(?:^|(?<=\x1b\[A))[^\n]*\n[^\n]*\x1b\[A|^[^\n]*\r(?=[^\n])"
+    r"(?m)(?:^|(?<=\x1b\[A))[^\n]*\n(?:([^\n]*)\x1b\[A([^\n]*\n)(?!\r)"
+    r"|[^\n]*\x1b\[A)|^[^\n]*\r(?=[^\n])"
     r"|[^\n\x08]\x08|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
 )
 CONTROL = re.compile(
@@ -95,13 +97,12 @@ def show_cell(nb: NotebookNode, index: int) -> Iterator[str]:
 def prose(cell: NotebookNode) -> str:
     """A cell that is no code."""
     mime = cell.metadata.get("raw_mimetype", cell.metadata.get("format"))
-    html = (
-        cell.source if mime == "text/html" else render(cell.source, MARKDOWN)
-    )
-    if cell.cell_type == "raw" and mime not in ("text/html", "text/markdown"):
-        # It may do nothing but ask for a new page.
-        breaks = not html.replace(PAGE, "").strip()
-        return html if breaks else printed(cell.source)
+    if mime == "text/html":
+        return cell.source
+    html = render(cell.source, MARKDOWN)
+    # A raw cell may do nothing but ask for a new page.
+    if cell.cell_type == "raw" and mime != "text/markdown":
+        return html if html.strip() == PAGE else printed(cell.source)
 
     def attached(found: re.Match) -> str:
         bundle = cell.get("attachments", {}).get(unquote(found[1]), {})
@@ -150,9 +151,15 @@ def show_output(run: list[NotebookNode]) -> str:
     if out.output_type == "error":
         return printed("\n".join(out.traceback), "error")
     data = out.data
-    if mime := next((mime for mime in IMAGES if mime in data), None):
-        about = out.metadata.get(mime)
-        return drawn(data[mime], about if isinstance(about, dict) else {})
+    for mime in (mime for mime in IMAGES if mime in data):
+        told = out.metadata.get(mime)
+        told = told if isinstance(told, dict) else {}
+        html = f'<img src="{address(data[mime])}"'
+        for name in ("alt", "width", "height"):
+            html += f' {name}="{escape(str(told.get(name) or ""))}"'
+        alt = escape(str(told.get("alt") or ""))
+        below = f"<figcaption>{alt}</figcaption>" if alt else ""
+        return f"<figure>{html}>{below}</figure>"
     html = str(data.get("text/html", ""))
     # What sklearn and xarray unfold by a click they say in plain text, too.
     folded = "text-repr-fallback" in html
@@ -176,21 +183,9 @@ def show_output(run: list[NotebookNode]) -> str:
     return f'{plain}<p><object type="{others}">{said}</object></p>'
 
 
-def drawn(data: str, about: dict) -> str:
-    """The picture of an output, as its metadata describe it."""
-    about = {key: escape(str(value)) for key, value in about.items() if value}
-    html = f'<figure><img src="{address(data)}"'
-    for key in about.keys() & {"alt", "width", "height"}:
-        html += f' {key}="{about[key]}"'
-    below = (
-        f"<figcaption>{about['alt']}</figcaption>" if "alt" in about else ""
-    )
-    return f"{html}>{below}</figure>"
-
-
 def printed(text: str, kind: str = "stdout") -> str:
     """An output of plain text, as a terminal would leave it."""
-    while (left := GONE.sub("", text)) != text:
+    while (left := GONE.sub(r"\2\1", text)) != text:
         text = left
     text = text.replace("\b", "").rstrip()
     if (left_out := len(text) - MAX_PRINTED) > 0:
