@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     for stream in filter(None, (sys.stdout, sys.stderr)):  # ASCII, maybe
         stream.reconfigure(errors="backslashreplace")
     warnings.simplefilter("ignore")  # of libraries, to their callers
+    # A random.py beside the notebook is none of the libraries'.
+    sys.path.sort(key=lambda place: place in ("", str(Path.cwd())))
     args = vars(arguments(argv))
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
@@ -69,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     except (Exception, SystemExit) as error:
         notes = getattr(error, "__notes__", [])
         print(explain(error), *notes, sep="\n", file=sys.stderr)
-        return getattr(error, "code", 1)
+        return getattr(error, "code", 1) or 1
 
 
 def explain(error: BaseException) -> str:

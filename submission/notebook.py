@@ -104,13 +104,17 @@ def finish_bars(nb: NotebookNode) -> None:
     for out in outputs(nb):
         data = out.get("data", {})
         if VIEW in data and BEGUN.search(str(data.get("text/plain"))):
-            words = ended(data[VIEW]["model_id"], saved)
-            data["text/plain"] = words or f"[{UNKNOWN}]"
+            model = data.pop(VIEW)["model_id"]
+            words = ended(model, saved) if saved else f"[{UNKNOWN}]"
+            data["text/plain"] = words
 
 
 def ended(model: str, saved: dict[str, dict]) -> str:
     """A widget in words, as a terminal would show it."""
     state = saved.get(model.removeprefix("IPY_MODEL_"), {}).get("state", {})
+    layout = saved.get(state.get("layout", "").removeprefix("IPY_MODEL_"), {})
+    if layout.get("state", {}).get("visibility") == "hidden":
+        return ""
     words = "".join(ended(m, saved) for m in state.get("children", []))
     if "max" in state:
         share = state.get("value", 0) / (state["max"] or 1)
@@ -145,7 +149,7 @@ def look_at(nb: NotebookNode, executed: bool) -> list[str]:
         f"{what}: {', '.join(cells[:3])}" + " and others" * (len(cells) > 3)
         for what, cells in odd.items()
     ]
-    if not outputs(nb):
+    if not executed and not outputs(nb):
         notes.append("no cell shows an output: were they stripped?")
     if not executed and counts != list(range(1, len(counts) + 1)):
         notes.append("the cells were not run once each, from top to bottom")
