@@ -28,8 +28,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     text = "where PDF and ZIP go; default: the notebook's folder"
     add("--output-dir", type=Path, metavar="DIR", help=text)
     text = "files of the notebook's folder to add, like 'data/*.csv'"
-    several = {"nargs": "+", "action": "extend", "default": []}
-    add("--include", **several, metavar="PATTERN", help=text)
+    add("--include", nargs="+", action="extend", default=[], help=text)
     return parser.parse_args(argv)
 
 
@@ -85,9 +84,10 @@ def explain(error: BaseException) -> str:
         what = f"{error.name} is not installed for {sys.executable}.\nRun "
         what += "this with the Python of .venv, as the README says."
     elif isinstance(error, OSError):
-        where = f": {error.filename}" if error.filename else ""
-        what = f"{error.strerror or error}{where}\nEarlier results were not "
-        what += "changed. Make room, or choose another --output-dir."
+        what = (
+            f"{error.strerror or error}: {error.filename}\nEarlier results "
+        )
+        what += "were not changed. Make room, or choose another --output-dir."
     return f"Error: {what}"
 
 

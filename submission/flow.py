@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from nbformat import v4
@@ -26,7 +25,7 @@ def hand_in(
     demo: bool = False,
     timeout: int | None = None,
     output_dir: Path | None = None,
-    include: Iterable[str] = (),
+    include: list[str] | tuple[str, ...] = (),
 ) -> str:
     """Make a notebook's PDF and ZIP; return the last line to print."""
     name = notebook.check_name(path.stem if name is None else name)

@@ -19,8 +19,7 @@ from typstpdf.cells import describe, tags
 
 Files = dict[str, Path]  # by their names in the ZIP
 EXAMPLE, PLACEHOLDER = "Muster-12345678", "Surname-MatriculationNumber"
-# A cell may print three times as much; then its middle is left out.
-HALF = 50_000
+HALF = 50_000  # characters; of more than three times that the middle goes
 LEFT_OUT = "the middle of this output is left out here"
 # The words that stand for a progress bar made of widgets: as it began.
 BEGUN = re.compile(r"\b0%\||\b0it \[|Progress\(")

@@ -75,10 +75,7 @@ def run(
     nb.metadata.pop("widgets", None)
     kernel = nb.metadata.get("kernelspec", {}).get("language", "python")
     if not steps or kernel != "python":
-        raise SubmissionError(
-            "The notebook has no code in Python to run.\n"
-            "What Jupyter ran and saved can be handed in with --no-execute."
-        )
+        raise SubmissionError("There is no code in Python; see --no-execute")
     # Another installation's kernel would lack the packages of this one.
     specs = KernelSpecManager(kernel_dirs=[])
     manager = AsyncKernelManager(kernel_spec_manager=specs, log=SILENT)
@@ -118,8 +115,7 @@ def run_cell(
     except exceptions.CellTimeoutError:
         what = f"ran longer than --timeout {client.timeout} seconds."
     except exceptions.DeadKernelError:
-        what = "ended with its Python process killed, perhaps for want of "
-        what += "memory.\nTry smaller batches, or close other programs."
+        what = "ended: its Python was killed, perhaps for want of memory."
     except exceptions.CellExecutionError as error:
         text = f"{error.ename}: {' '.join(error.evalue.split())}"
         what = f"failed: {text[:600]}\nThe notebook ran in a copy of its "
