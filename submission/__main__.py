@@ -84,10 +84,10 @@ def explain(error: BaseException) -> str:
         what = f"{error.name} is not installed for {sys.executable}.\nRun "
         what += "this with the Python of .venv, as the README says."
     elif isinstance(error, OSError):
-        what = (
-            f"{error.strerror or error}: {error.filename}\nEarlier results "
+        what = f"{error.strerror or error}: {error.filename}\nEarlier results"
+        what += (
+            " were not changed. Make room, or choose another --output-dir."
         )
-        what += "were not changed. Make room, or choose another --output-dir."
     return f"Error: {what}"
 
 
