@@ -85,9 +85,7 @@ def explain(error: BaseException) -> str:
         what += "this with the Python of .venv, as the README says."
     elif isinstance(error, OSError):
         what = f"{error.strerror or error}: {error.filename}\nEarlier results"
-        what += (
-            " were not changed. Make room, or choose another --output-dir."
-        )
+        what += " are as they were. Make room, or try another --output-dir."
     return f"Error: {what}"
 
 
