@@ -23,8 +23,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     either("--no-execute", dest="execute", action="store_false", help=text)
     text = "run on small stand-in data (DEMO=1); not for handing in"
     either("--demo", action="store_true", help=text)
-    text = "give up when one cell takes longer; default: never"
-    add("--timeout", type=int, metavar="SECONDS", help=text)
+    add("--timeout", type=int, metavar="SECONDS", help="for each cell")
     text = "where PDF and ZIP go; default: the notebook's folder"
     add("--output-dir", type=Path, metavar="DIR", help=text)
     text = "files of the notebook's folder to add, like 'data/*.csv'"
@@ -61,8 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
             signal.signal(number, stop)
     try:
-        # Takes a second: it can be stopped in good order already.
-        from submission.flow import hand_in
+        from submission.flow import hand_in  # can be stopped, too
 
         args["path"] = args["path"] or find_notebook()
         print(hand_in(**args))

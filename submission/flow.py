@@ -33,8 +33,7 @@ def hand_in(
     path, output = project / path.name, (output_dir or project).resolve()
     include = [os.path.relpath(project / p, project) for p in include]
     output.mkdir(parents=True, exist_ok=True)
-    # Hours later would be too late to learn that nothing can be written.
-    tempfile.TemporaryFile(dir=output).close()
+    tempfile.TemporaryFile(dir=output).close()  # now, not after hours
     nb, notes = notebook.read_notebook(path, name)
     saved = [*include, "figures"]
     chosen = include if execute else saved

@@ -11,13 +11,14 @@ from html import unescape
 from pathlib import Path
 
 import nbformat
-from nbformat import NotebookNode
+from nbformat import NotebookNode, v4
 from nbformat.validator import normalize
 
 from submission import SubmissionError
 from typstpdf.cells import describe, tags
 
 Files = dict[str, Path]  # by their names in the ZIP
+OUTPUTS = ("stream", "display_data", "execute_result", "error")
 EXAMPLE, PLACEHOLDER = "Muster-12345678", "Surname-MatriculationNumber"
 HALF = 50_000  # characters; of more than three times that the middle goes
 LEFT_OUT = "the middle of this output is left out here"
@@ -26,8 +27,7 @@ BEGUN = re.compile(r"\b0%\||\b0it \[|Progress\(")
 VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGETS = VIEW.replace("view", "state")
 UNKNOWN = "how this progress bar ended was not saved"
-# What prints or draws, at the start of a line.
-SHOWS = re.compile(r"(?m)^(?:print|display|plt\.show)\(")
+PRINTS = re.compile(r"(?m)^(?:print|display|plt\.show)\(")
 
 
 def check_name(name: str) -> str:
@@ -63,8 +63,12 @@ def read_notebook(path: Path, name: str) -> tuple[NotebookNode, list[str]]:
             if "id" in cell and f'"{cell.id}"' not in text:
                 cell.id = f"cell-{number}"
             if cell.cell_type == "code":
-                cell.setdefault("outputs", [])
                 cell.setdefault("execution_count", None)
+                cell.outputs = [
+                    NotebookNode(v4.new_output(out.output_type) | out)
+                    for out in cell.get("outputs", [])
+                    if out.get("output_type") in OUTPUTS
+                ]
             elif cell.cell_type == "markdown":
                 cell.source = cell.source.replace(PLACEHOLDER, name)
         _, nb = normalize(nb, strip_invalid_metadata=True)
@@ -134,7 +138,7 @@ def look_at(nb: NotebookNode, executed: bool) -> list[str]:
             odd["not run"].append(where)
         if failed and "raises_exception" not in tags(cell):
             odd["ended with an error"].append(where)
-        if is_code(cell) and ran and not found and SHOWS.search(cell.source):
+        if is_code(cell) and ran and not found and PRINTS.search(cell.source):
             odd["its output is lost"].append(where)
         for what in (LEFT_OUT, UNKNOWN):
             if what in str(found):

@@ -22,7 +22,6 @@ from submission.notebook import cut, is_code
 from submission.pack import missing_files
 from typstpdf.cells import describe
 
-# For libraries whose errors reach the student in other words.
 SILENT = logging.Logger("silent", level=logging.CRITICAL + 1)
 # What "\r" lets a terminal write over: a progress bar's earlier states.
 OVERWRITTEN = re.compile(r"(?m)^.*\r(?=[^\r\n])")

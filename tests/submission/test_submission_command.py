@@ -215,6 +215,8 @@ ODDITIES = {
     "no id": lambda nb, cell: cell.pop("id"),
     "tags": lambda nb, cell: cell["metadata"].update(tags=None),
     "no outputs": lambda nb, cell: cell.pop("outputs"),
+    "no name": lambda nb, cell: cell["outputs"][0].pop("name"),
+    "output": lambda nb, cell: cell["outputs"].append({"output_type": "x"}),
     "language": lambda nb, cell: nb["metadata"].update(language_info=None),
 }
 
