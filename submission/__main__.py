@@ -5,7 +5,6 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from types import FrameType
 
 from submission import SubmissionError
 
@@ -15,47 +14,34 @@ SIGNALS = [number for number in signal.Signals if number.name in NAMES]
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m submission",
-        description="Run a notebook, turn it into a PDF, and pack both with "
-        "all that belongs to them into the ZIP to upload.",
-    )
+    parser = argparse.ArgumentParser("python -m submission")
     add = parser.add_argument
-    add("notebook", nargs="?", type=Path, help="default: the only one here")
+    either = parser.add_mutually_exclusive_group().add_argument
+    add("path", nargs="?", type=Path, metavar="notebook")
     add("--name", help="Muster-12345678; default: the notebook's name")
-    help_text = "take the results that Jupyter saved instead of running"
-    add("--no-execute", action="store_true", help=help_text)
-    help_text = "run on small stand-in data (DEMO=1); not for handing in"
-    add("--demo", action="store_true", help=help_text)
-    help_text = "give up when one cell takes longer; default: never"
-    add("--timeout", type=int, metavar="SECONDS", help=help_text)
-    help_text = "where PDF and ZIP go; default: the notebook's folder"
-    add("--output-dir", type=Path, metavar="DIR", help=help_text)
-    help_text = "files of the notebook's folder to add, like 'data/*.csv'"
-    several = {"nargs": "+", "action": "extend", "default": []}
-    add("--include", **several, metavar="PATTERN", help=help_text)
-    args = parser.parse_args(argv)
-    if args.demo and args.no_execute:
-        parser.error("--demo runs the notebook; leave out --no-execute")
-    if args.timeout is not None and args.timeout <= 0:
-        parser.error("--timeout takes a positive number of seconds")
-    return args
+    text = "take the results that Jupyter saved instead of running"
+    either("--no-execute", dest="execute", action="store_false", help=text)
+    text = "run on small stand-in data (DEMO=1); not for handing in"
+    either("--demo", action="store_true", help=text)
+    add("--timeout", type=int, metavar="SECONDS", help="for each cell")
+    text = "where PDF and ZIP go; default: the notebook's folder"
+    add("--output-dir", type=Path, metavar="DIR", help=text)
+    text = "files of the notebook's folder to add, like 'data/*.csv'"
+    add("--include", nargs="+", action="extend", default=[], help=text)
+    return parser.parse_args(argv)
 
 
 def find_notebook() -> Path:
     """The only notebook in this folder."""
     found = sorted(Path().glob("[!.]*.ipynb"))
     found = [path for path in found if not path.stem.endswith("-FAILED")]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(path.name for path in found) or "none"
-    raise SubmissionError(
-        f"Which notebook? In this folder there are: {names}.\n"
-        "Give its file name: python -m submission NOTEBOOK.ipynb"
-    )
+    if len(found) != 1:
+        names = ", ".join(map(str, found)) or "none"
+        raise SubmissionError(f"Which notebook? In this folder: {names}")
+    return found[0]
 
 
-def stop(number: int, frame: FrameType | None) -> None:
+def stop(number: int, frame: object) -> None:
     """Leave in good order, once: the kernel and temporary files go too."""
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
@@ -64,43 +50,40 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        # It may not know every letter of a heading.
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # ASCII, maybe
         stream.reconfigure(errors="backslashreplace")
     warnings.simplefilter("ignore")  # of libraries, to their callers
+    # A random.py beside the notebook is none of the libraries'.
+    sys.path.sort(key=lambda place: place in ("", str(Path.cwd())))
     args = vars(arguments(argv))
     for number in SIGNALS:
-        signal.signal(number, stop)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, stop)
     try:
-        # Takes a second: it can be stopped in good order already.
-        from submission.flow import hand_in
+        from submission.flow import hand_in  # can be stopped, too
 
-        path, name = args.pop("notebook"), args.pop("name")
-        execute = not args.pop("no_execute")
-        print(hand_in(path or find_notebook(), name, execute=execute, **args))
+        args["path"] = args["path"] or find_notebook()
+        print(hand_in(**args))
         return 0
     except (Exception, SystemExit) as error:
         notes = getattr(error, "__notes__", [])
         print(explain(error), *notes, sep="\n", file=sys.stderr)
-        if isinstance(error, SystemExit):
-            raise
-        return 1
+        return getattr(error, "code", 1) or 1
 
 
 def explain(error: BaseException) -> str:
     """What is wrong, for a person."""
-    what = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, SystemExit):
-        return "\nStopped; an earlier ZIP is as it was."
+        return "\nStopped; earlier results are as they were."
+    what = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, SubmissionError):
         what = str(error)
     elif isinstance(error, ModuleNotFoundError):
         what = f"{error.name} is not installed for {sys.executable}.\nRun "
         what += "this with the Python of .venv, as the README says."
     elif isinstance(error, OSError):
-        where = f": {error.filename}" if error.filename else ""
-        what = f"{error.strerror or error}{where}\nEarlier results were not "
-        what += "changed. Make room, or choose another --output-dir."
+        what = f"{error.strerror or error}: {error.filename}\nEarlier results"
+        what += " are as they were. Make room, or try another --output-dir."
     return f"Error: {what}"
 
 

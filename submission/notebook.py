@@ -2,50 +2,44 @@
 
 import contextlib
 import hashlib
+import logging
 import re
 import unicodedata
+from collections import defaultdict
 from datetime import datetime
+from html import unescape
 from pathlib import Path
 
 import nbformat
-from nbformat import NotebookNode
+from nbformat import NotebookNode, v4
+from nbformat.validator import normalize
 
 from submission import SubmissionError
-from typstpdf.cells import describe
+from typstpdf.cells import describe, tags
 
-EXAMPLE = "Muster-12345678"
-PLACEHOLDER = "Surname-MatriculationNumber"
-# Leaves room for "-DEMO.pdf" and a temporary suffix in 255 bytes.
-MAX_NAME_BYTES = 200
-DEMO_LINE = re.compile(r"(?m)^DEMO:.*")
-# A cell may print three times as much; then its middle is left out.
-HALF = 50_000
-LEFT_OUT = re.compile(r"\[… ([\d,]+) characters left out here …\]")
-# What prints or draws, at the start of a line.
-SHOWS = re.compile(r"(?m)^(?:print|display|plt\.show)\(")
+Files = dict[str, Path]  # by their names in the ZIP
+OUTPUTS = ("stream", "display_data", "execute_result", "error")
+EXAMPLE, PLACEHOLDER = "Muster-12345678", "Surname-MatriculationNumber"
+HALF = 50_000  # characters; of more than three times that the middle goes
+LEFT_OUT = "the middle of this output is left out here"
+# The words that stand for a progress bar made of widgets: as it began.
+BEGUN = re.compile(r"\b0%\||\b0it \[|Progress\(")
+VIEW = "application/vnd.jupyter.widget-view+json"
+WIDGETS = VIEW.replace("view", "state")
+UNKNOWN = "how this progress bar ended was not saved"
+PRINTS = re.compile(r"(?m)^(?:print|display|plt\.show)\(")
 
 
 def check_name(name: str) -> str:
-    """Return the name in one Unicode form if it keeps the sheet's rule.
-
-    The rule: a surname (letters of any language; hyphens, apostrophes and
-    spaces inside), a hyphen, a number; or the untouched placeholder.
-
-    Raises:
-        SubmissionError: the name breaks the rule or is too long.
-    """
+    """Return the name in one Unicode form if it keeps the sheet's rule."""
     name = unicodedata.normalize("NFC", name)
-    surname, _, number = name.rpartition("-")
     # Marks belong to the letter before them; Python's \w leaves them out.
-    letters = "".join(
-        "a" if unicodedata.category(char)[0] in "LM" else char
-        for char in surname
-    )
+    kinds = [unicodedata.category(char)[0] for char in name]
+    pairs = zip(name, kinds, strict=True)
+    letters = "".join(k if k in "LM" else char for char, k in pairs)
     if name == PLACEHOLDER or (
-        re.fullmatch(r"a+(?:[-'’ ]a+)*", letters)
-        and not unicodedata.combining(surname[0])
-        and re.fullmatch(r"[0-9]+", number)
-        and len(name.encode()) <= MAX_NAME_BYTES
+        re.fullmatch(r"L[LM]*(?:[-'’ ]L[LM]*)*-[0-9]+", letters)
+        and len(name.encode()) <= 200  # with more, a file's name is too long
     ):
         return name
     raise SubmissionError(
@@ -54,51 +48,44 @@ def check_name(name: str) -> str:
     )
 
 
-def read_notebook(path: Path, name: str) -> NotebookNode:
-    """Read a notebook in the current format (4), with the name put in.
-
-    Raises:
-        SubmissionError: it is not there, or not a notebook.
-        OSError: it cannot be read.
-    """
+def read_notebook(path: Path, name: str) -> tuple[NotebookNode, list[str]]:
+    """Read a notebook in format 4, with the name put in; what is odd."""
     if not path.is_file():
         raise SubmissionError(f"There is no notebook {path}.")
-    content = path.read_bytes()
+    # nbformat logs what is odd, too.
+    logging.getLogger("traitlets").setLevel(logging.CRITICAL + 1)
+    content, faults = path.read_bytes(), {}
     try:
-        # Some Windows editors put a mark in front.
-        nb = nbformat.reads(content.decode("utf-8-sig"), as_version=4)
-        for cell in nb.cells:
-            # Careless programs leave out what the format demands.
-            cell.setdefault("metadata", NotebookNode())
+        text = content.decode("utf-8-sig")  # the mark of some editors
+        nb = nbformat.reads(text, 4, capture_validation_error=faults)
+        for number, cell in enumerate(nb.cells):
+            # nbformat makes up another one each time.
+            if "id" in cell and f'"{cell.id}"' not in text:
+                cell.id = f"cell-{number}"
             if cell.cell_type == "code":
-                cell.setdefault("outputs", [])
                 cell.setdefault("execution_count", None)
+                cell.outputs = [
+                    NotebookNode(v4.new_output(out.output_type) | out)
+                    for out in cell.get("outputs", [])
+                    if out.get("output_type") in OUTPUTS
+                ]
             elif cell.cell_type == "markdown":
                 cell.source = cell.source.replace(PLACEHOLDER, name)
+        _, nb = normalize(nb, strip_invalid_metadata=True)
     # nbformat lets KeyError, AttributeError and others of its parts through.
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise SubmissionError(
-            f"{path.name} is not a valid notebook: {reason[:200]}\n"
+            f"{path.name} is not a valid notebook: {error!r:.200}\n"
             "Open it in Jupyter and save it again, or take an earlier copy."
         ) from error
-    return nb
-
-
-def written(nb: NotebookNode) -> bytes:
-    """The notebook's file, even with half a character in an output."""
-    return nbformat.writes(nb).encode(errors="backslashreplace")
-
-
-def tagged(cell: NotebookNode, tag: str) -> bool:
-    """Whether the cell has that tag."""
-    return tag in (cell.metadata.get("tags") or [])
+    said = f"{path.name} does not keep to the notebook format"
+    return nb, [f"{said}: {e.message[:99]}" for e in faults.values()]
 
 
 def is_code(cell: NotebookNode) -> bool:
     """Whether the cell holds code to run: not only comments."""
     code = re.sub(r"(?m)^\s*#.*", "", cell.source).strip()
-    skipped = tagged(cell, "skip-execution")
+    skipped = "skip_execution" in tags(cell)
     return cell.cell_type == "code" and bool(code) and not skipped
 
 
@@ -107,56 +94,55 @@ def outputs(nb: NotebookNode) -> list[NotebookNode]:
     return [out for cell in nb.cells for out in cell.get("outputs", [])]
 
 
-def says_demo(nb: NotebookNode) -> bool:
-    """Whether a cell printed a line that begins with ``DEMO:``."""
-    return any(DEMO_LINE.search(out.get("text", "")) for out in outputs(nb))
-
-
 def cut(text: str) -> str:
     """Leave out the middle of a flood and say so; may be called again."""
     if len(text) <= 3 * HALF:
         return text
-    rest, number = text[HALF:], 0
-    if earlier := LEFT_OUT.match(rest, 1):
-        number, rest = int(earlier[1].replace(",", "")), rest[earlier.end() :]
-    number += len(rest) - HALF
-    notice = f"\n[… {number:,} characters left out here …]\n"
-    return text[:HALF] + notice + rest[-HALF:]
+    return f"{text[:HALF]}\n[… {LEFT_OUT} …]\n{text[-HALF:]}"
 
 
-def left_out(nb: NotebookNode) -> list[str]:
-    """The cells of whose outputs the middle is left out."""
-    return [
-        f"{describe(nb, index)}: the middle of its output is left out"
-        for index, cell in enumerate(nb.cells)
-        if LEFT_OUT.search(str(cell.get("outputs")))
-    ]
+def finish_bars(nb: NotebookNode) -> None:
+    """Let the words that stand for a progress bar say how it ended."""
+    saved = nb.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
+    for out in outputs(nb):
+        data = out.get("data", {})
+        if VIEW in data and BEGUN.search(str(data.get("text/plain"))):
+            model = data.pop(VIEW)["model_id"]
+            words = ended(model, saved) if saved else f"[{UNKNOWN}]"
+            data["text/plain"] = words
 
 
-def look_at(
-    nb: NotebookNode, saved: float, files: dict[str, Path]
-) -> list[str]:
-    """What is odd in a notebook that Jupyter saved (seconds since 1970).
+def ended(model: str, saved: dict[str, dict]) -> str:
+    """A widget in words, as a terminal would show it."""
+    state = saved.get(model.removeprefix("IPY_MODEL_"), {}).get("state", {})
+    layout = saved.get(state.get("layout", "").removeprefix("IPY_MODEL_"), {})
+    if layout.get("state", {}).get("visibility") == "hidden":
+        return ""
+    words = "".join(ended(m, saved) for m in state.get("children", []))
+    if "max" in state:
+        share = state.get("value", 0) / (state["max"] or 1)
+        return f"{words}|{'█' * round(10 * share):10}|"
+    words += re.sub("<[^>]*>", "", str(state.get("value", "")))
+    return unescape(words).replace("\u2007", " ")  # tqdm's wide spaces
 
-    Raises:
-        SubmissionError: none of its cells was run.
-    """
-    odd: dict[str, list[str]] = {}
-    counts = []
+
+def look_at(nb: NotebookNode, executed: bool) -> list[str]:
+    """What is odd in a notebook, most of all in one that Jupyter saved."""
+    odd, counts = defaultdict(list), []
     for index, cell in enumerate(nb.cells):
-        if not is_code(cell):
-            continue
-        kinds = {out.output_type for out in cell.outputs}
-        what = ""
-        if cell.execution_count is None and not kinds:
-            what = "not run"
-        elif "error" in kinds and not tagged(cell, "raises-exception"):
-            what = "ended with an error"
-        elif not kinds and SHOWS.search(cell.source):
-            what = "its output is lost"
-        odd.setdefault(what, []).append(describe(nb, index))
-        if what != "not run":
-            counts.append(cell.execution_count)
+        found, where = cell.get("outputs", []), describe(nb, index)
+        failed = any(out.output_type == "error" for out in found)
+        ran = bool(found) or cell.get("execution_count") is not None
+        counts += [cell.get("execution_count")] * ran
+        if is_code(cell) and not ran:
+            odd["not run"].append(where)
+        if failed and "raises_exception" not in tags(cell):
+            odd["ended with an error"].append(where)
+        if is_code(cell) and ran and not found and PRINTS.search(cell.source):
+            odd["its output is lost"].append(where)
+        for what in (LEFT_OUT, UNKNOWN):
+            if what in str(found):
+                odd[what].append(where)
     if odd and not counts:
         raise SubmissionError(
             "No cell of the notebook was run: there is nothing to show.\n"
@@ -165,29 +151,22 @@ def look_at(
     notes = [
         f"{what}: {', '.join(cells[:3])}" + " and others" * (len(cells) > 3)
         for what, cells in odd.items()
-        if what
     ]
-    if not outputs(nb):
+    if not executed and not outputs(nb):
         notes.append("no cell shows an output: were they stripped?")
-    if counts != list(range(1, len(counts) + 1)):
+    if not executed and counts != list(range(1, len(counts) + 1)):
         notes.append("the cells were not run once each, from top to bottom")
-    return notes + changed(nb, saved, files)
+    return notes
 
 
-def changed(
-    nb: NotebookNode, saved: float, files: dict[str, Path]
-) -> list[str]:
-    """The modules that may not be those that the notebook ran with.
-
-    Its cells hold times if Jupyter was told to record them, and an output's
-    metadata may hold ``ran_with``: files' names and their SHA-256.
-    """
-    times, ran_with, notes = [saved + 1], {}, []  # file systems round
-    for cell in nb.cells:
-        for when in (cell.metadata.get("execution") or {}).values():
+def changed(nb: NotebookNode, path: Path, files: Files) -> list[str]:
+    """Notes on modules that may not be those that the notebook ran with."""
+    times, ran_with, notes = [path.stat().st_mtime + 1], {}, []
+    for cell in nb.cells:  # if Jupyter was told to record times
+        for when in cell.metadata.get("execution", {}).values():
             with contextlib.suppress(ValueError):
                 times.append(datetime.fromisoformat(str(when)).timestamp())
-    for out in outputs(nb):
+    for out in outputs(nb):  # files' names and their SHA-256
         ran_with |= out.get("metadata", {}).get("ran_with") or {}
     for name, file in sorted(files.items()):
         newer = file.suffix == ".py" and file.stat().st_mtime > min(times)

@@ -1,7 +1,6 @@
 """Which files belong to a notebook, and the ZIP that holds them."""
 
 import contextlib
-import importlib.util
 import io
 import os
 import re
@@ -10,31 +9,21 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from html import unescape
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
-import nbformat
-from nbconvert.filters import markdown2html
 from nbformat import NotebookNode
 
-from submission.notebook import outputs
+from submission import SubmissionError
+from submission.notebook import Files, outputs, read_notebook
 
-EXTRAS = ("requirements.txt", "constraints.txt")
-IMPORT = re.compile(
-    r"(?m)(?:^|[;:])[ \t]*"
-    r"(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([^\n;#]+))"
-)
-RUN = re.compile(
-    r"(?m)^[ \t]*%run(?:[ \t]+-\S+)*[ \t]+"
-    r"(\"[^\"\n]+\"|'[^'\n]+'|[^\s;]+)"
-)
-PICTURE = re.compile(
-    r"(?i)<img\b[^>]*?\bsrc\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s>]+)"
-)
-LITTER = re.compile(r"(?i)\..*|__pycache__|thumbs\.db|desktop\.ini")
+IMPORT = r"(?m)(?:^|[;:])\s*(?:import|from(?=.* import\b))\s+([^\n;#]+)"
+RUN = r"(?m)^\s*%run\s+(?:-\S+\s+)*(\"[^\"\n]+|'[^'\n]+|[^\s;]+)"
+PICTURE = re.compile(r"(?i)\.(png|jpe?g|svg|gif|webp|pdf)$")
+JUNK = re.compile(r"(?i)\..*|__pycache__|thumbs\.db|desktop\.ini")
 
 
 def source_code(nb: NotebookNode) -> str:
@@ -44,87 +33,82 @@ def source_code(nb: NotebookNode) -> str:
 
 def imports(code: str) -> Iterator[str]:
     """The first names of the modules and packages that code imports."""
-    for package, modules in IMPORT.findall(code.replace("\\\n", " ")):
-        for module in [package] if package else modules.split(","):
+    for line in re.findall(IMPORT, code.replace("\\\n", " ")):
+        for module in line.split(" import")[0].split(","):
             yield from re.findall(r"\A\s*([^\W\d]\w*)", module)
 
 
-def not_found(nb: NotebookNode, files: Iterable[str]) -> list[str]:
+def not_found(nb: NotebookNode, files: Files) -> list[str]:
     """A note about imports neither among the files nor installed, if any."""
-    names = set(imports(source_code(nb)))
-    names -= {re.split("[/.]", file)[0] for file in files}
-    for name in list(names):
-        with contextlib.suppress(ImportError, ValueError):
-            names -= {name} if importlib.util.find_spec(name) else set()
+    known = {"__main__", *(re.split("[/.]", member)[0] for member in files)}
+    names = sorted(set(imports(source_code(nb))) - known)
+    names = ", ".join(name for name in names if not find_spec(name))
     said = "imported, but neither beside the notebook nor installed here"
-    return [f"{', '.join(sorted(names))}: {said}"] * bool(names)
+    return [f"{names}: {said}"] if names else []
 
 
-def named(code: str, folder: Path) -> Iterator[Path]:
-    """What its imports and ``%run`` may stand for in a folder."""
-    for file in RUN.findall(code):
-        for kind in ("", ".py", ".ipynb"):
-            yield folder / (file.strip("\"'") + kind)
-    for name in imports(code):
-        module, package = folder / f"{name}.py", folder / name
-        yield module
-        # Beside data.py, a folder data/ with data is not the package.
-        if not module.is_file() or (package / "__init__.py").is_file():
-            yield package
+def named(code: str, *folders: Path) -> Iterator[Path]:
+    """What its imports and ``%run`` may stand for in these folders."""
+    for folder in folders:
+        for file in re.findall(RUN, code):
+            for kind in ("", ".py", ".ipynb"):
+                yield folder / (file.strip("\"'") + kind)
+        for name in imports(code):
+            module, package = folder / f"{name}.py", folder / name
+            yield module
+            # Beside data.py, a folder data/ with data is not the package.
+            if not module.is_file() or (package / "__init__.py").is_file():
+                yield from (package, folder / f"{name}.ipynb")
 
 
-def named_in(file: Path, root: Path) -> list[Path]:
-    """The same for the code in a module or another notebook."""
-    code = file.read_bytes().decode(errors="replace")
+def code_in(file: Path) -> str:
+    """The code of a module or of another notebook."""
     if file.suffix == ".ipynb":
-        with contextlib.suppress(Exception):  # nbformat lets many through
-            code = source_code(nbformat.reads(code, as_version=4))
-    return [*named(code, root), *named(code, file.parent)]
+        with contextlib.suppress(SubmissionError):
+            return source_code(read_notebook(file, "")[0])
+    return file.read_bytes().decode(errors="replace")
 
 
-def pictures(nb: NotebookNode) -> list[str]:
-    """The addresses of pictures in Markdown, and in outputs as HTML."""
-    prose = (c.source for c in nb.cells if c.cell_type == "markdown")
-    html = [markdown2html(source) for source in prose]
-    html += [str(o.get("data", {}).get("text/html")) for o in outputs(nb)]
-    found = PICTURE.findall("\n".join(html))
-    addresses = [unquote(unescape(src.strip("\"'"))) for src in found]
-    return [a for a in addresses if not re.match("[a-zA-Z]{2,}:|//", a)]
+def pictures(nb: NotebookNode, root: Path) -> list[Path]:
+    """The pictures whose names stand in Markdown, or in outputs as HTML."""
+    texts = [c.source for c in nb.cells if c.cell_type == "markdown"]
+    texts += [str(o.get("data", {}).get("text/html")) for o in outputs(nb)]
+    text = unquote("\n".join(texts))
+    files = [file for file in visible(root) if PICTURE.search(file.name)]
+    return [f for f in files if f.relative_to(root).as_posix() in text]
 
 
-def matching(root: Path, patterns: Sequence[str]) -> list[Path]:
+def matching(root: Path, patterns: list[str]) -> list[Path]:
     """The files and folders that ``--include`` names."""
     # "points[1].csv" is a name first.
     found = [root / p for p in patterns if os.path.lexists(root / p)]
-    for place, folders, files in os.walk(root):
-        folders[:] = [f for f in folders if not LITTER.fullmatch(f)]
-        paths = [Path(place, f) for f in files if not LITTER.fullmatch(f)]
-        for path in paths:
-            name = path.relative_to(root).as_posix()
-            found += [path] * any(fnmatchcase(name, p) for p in patterns)
+    for file in visible(root):
+        name = file.relative_to(root).as_posix()
+        found += [file] * any(fnmatchcase(name, p) for p in patterns)
     return found
 
 
-def find_files(
-    nb: NotebookNode, path: Path, name: str, include: Sequence[str]
-) -> tuple[dict[str, Path], list[str]]:
-    """The files to hand in with a notebook, by the README's rule.
+def visible(folder: Path) -> Iterator[Path]:
+    """All files below a folder but for hidden ones and litter."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not JUNK.fullmatch(f)]
+        yield from (Path(place, f) for f in files if not JUNK.fullmatch(f))
 
-    Returns:
-        The files by their names in the ZIP, without earlier results under
-        the student's name; and what leads out of the notebook's folder.
-    """
+
+def find_files(
+    nb: NotebookNode, path: Path, name: str, include: list[str]
+) -> tuple[Files, list[str]]:
+    """The files to hand in, by the README's rule; what is not packed."""
     root = path.parent
-    result = re.compile(rf"{name}(-DEMO|-FAILED)?\.(ipynb|pdf|zip)")
-    files: dict[str, Path] = {}
-    outside, seen = {}, {str(root), str(path)}
-    waiting = [root / each for each in (*EXTRAS, *pictures(nb))]
+    results = tuple(f"{name}{kind}." for kind in ("", "-DEMO", "-FAILED"))
+    files, outside, seen = {}, {}, {str(root), str(path)}
+    waiting = [root / "requirements.txt", root / "constraints.txt"]
     waiting += [*matching(root, include), *named(source_code(nb), root)]
+    waiting += pictures(nb, root)
     while waiting:
         file = Path(os.path.normpath(waiting.pop()))
-        if not os.path.exists(file):  # nor if it is too long or odd
-            continue
-        real = os.path.realpath(file)
+        # Neither, if its name is too long or odd.
+        real = os.path.realpath(file) if os.path.exists(file) else str(root)
         if real in seen:
             continue
         # A notebook from elsewhere must not reach for private files.
@@ -132,52 +116,15 @@ def find_files(
             outside[f"{file.name} leads to {real}: not packed"] = None
         elif os.path.isdir(file):
             seen.add(real)
-            inside = file.iterdir()
-            waiting += [f for f in inside if not LITTER.fullmatch(f.name)]
-        elif os.path.isfile(file) and not result.fullmatch(file.name):
+            waiting += [
+                f for f in file.iterdir() if not JUNK.fullmatch(f.name)
+            ]
+        elif os.path.isfile(file) and not file.name.startswith(results):
             member = file.relative_to(root).as_posix()
-            # A ZIP holds only names that are text.
-            member = member.encode(errors="replace").decode()
             if member not in files and file.suffix in (".py", ".ipynb"):
-                waiting += named_in(file, root)
+                waiting += named(code_in(file), root, file.parent)
             files[member] = file
     return files, list(outside)
-
-
-def stage(files: dict[str, Path], folder: Path) -> None:
-    """Copy these files to a folder; make ``figures/`` there."""
-    (folder / "figures").mkdir()
-    for member, file in files.items():
-        (folder / member).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(file, folder / member)
-
-
-def collect(
-    folder: Path, files: dict[str, Path], include: Sequence[str]
-) -> tuple[dict[str, bytes], list[str]]:
-    """What to pack of the folder with ``files``, and what else a run left."""
-    chosen = {folder / "figures", *matching(folder, include)}
-    # A run may have deleted its input.
-    members = {member: file.read_bytes() for member, file in files.items()}
-    others: dict[str, list[int]] = {}
-    for file in filter(Path.is_file, folder.rglob("*")):
-        parts = file.relative_to(folder).parts
-        if any(map(LITTER.fullmatch, parts)):
-            continue
-        member = "/".join(parts).encode(errors="replace").decode()
-        if member in files or not chosen.isdisjoint([file, *file.parents]):
-            members[member] = file.read_bytes()
-        else:
-            others.setdefault(parts[0], []).append(file.stat().st_size)
-    notes = [
-        f"the run left {top} ({len(sizes)} files, {sum(sizes) / 1e6:.1f} MB):"
-        f" not packed; if it belongs to it, --include {shlex.quote(top)}"
-        for top, sizes in sorted(others.items())
-    ]
-    for pattern in include:
-        if not matching(folder, [pattern]):
-            notes.append(f"--include {shlex.quote(pattern)}: no such file")
-    return members, notes
 
 
 def missing_files(text: str, project: Path, folder: Path) -> str:
@@ -185,51 +132,63 @@ def missing_files(text: str, project: Path, folder: Path) -> str:
     text = text.replace(f"{folder}{os.sep}", "")
     names = re.findall(r"['\"]([^'\"\n]+)['\"]", text) + text.split()
     for module in re.findall(r"No module named '(\w+)", text):
-        found = matching(project, [f"*/{module}.py"])
+        found = matching(project, [f"{module}.py", f"*/{module}.py"])
         names += [os.path.relpath(path, project) for path in found]
     hint = ""
     for name in dict.fromkeys(map(os.path.normpath, names)):
         here = os.path.exists(project / name) and name[0] not in "./~"
         if here and not os.path.exists(folder / name):
-            option = shlex.quote(name)
-            hint += f" {name} is not among them: --include {option}"
+            option = f"--include {shlex.quote(name)}"
+            hint += f" {name} is not among them: {option}"
     return hint
 
 
-def zip_date() -> tuple[int, ...]:
-    """The date of the files in the ZIP: now, or ``SOURCE_DATE_EPOCH``."""
+def left_over(folder: Path, files: Files) -> list[str]:
+    """Notes on what a run left in its folder that is not packed."""
+    left: dict[str, list[int]] = {}
+    for file in set(visible(folder)) - set(files.values()):
+        top, *_ = file.relative_to(folder).parts
+        left.setdefault(top, []).append(file.lstat().st_size)
+    return [
+        f"the run left {top} ({len(sizes)} files, {sum(sizes) / 1e6:.1f} MB):"
+        f" not packed; if it belongs to it, --include {shlex.quote(top)}"
+        for top, sizes in sorted(left.items())
+    ]
+
+
+def pack(members: dict[str, bytes]) -> bytes:
+    """A ZIP of these files, dated now or ``SOURCE_DATE_EPOCH``."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
     date = time.gmtime(int(given)) if given else time.localtime()
-    return min(max(date[:6], (1980, 1, 1, 0, 0, 0)), (2107, 12, 31, 0, 0, 0))
-
-
-def pack(members: dict[str, bytes], date: tuple[int, ...]) -> bytes:
-    """A ZIP of these files; the same files and date give the same bytes."""
+    date = max(date[:6], (1980, 1, 1, 0, 0, 0))  # a ZIP knows no earlier one
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in sorted(members.items()):
+            name = name.encode(errors="replace").decode()  # only text
             info = zipfile.ZipInfo(name, date)
             info.create_system, info.external_attr = 3, 0o644 << 16
             archive.writestr(info, data, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
-def publish(files: dict[Path, bytes]) -> None:
-    """Write all files, then put them in their places, the ZIP last."""
-    ready = {}
-    with contextlib.ExitStack() as stack:
-        for path, data in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = tempfile.TemporaryDirectory(
-                dir=path.parent, prefix=".submission-"
-            )
-            ready[path] = Path(stack.enter_context(scratch), path.name)
+def publish(folder: Path, files: dict[str, bytes]) -> None:
+    """Put all files in a folder, or none of them; the ZIP last."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        for name, data in files.items():
             try:
-                ready[path].write_bytes(data)
+                Path(scratch, name).write_bytes(data)
+                if (folder / name).is_file():
+                    shutil.copy2(folder / name, Path(scratch, f"{name}-old"))
             except OSError as error:
-                error.filename = str(path)
+                error.filename = str(folder / name)
                 raise
-            # A submission is no secret, whatever the umask.
-            ready[path].chmod(0o644)
-        for path, new in ready.items():
-            os.replace(new, path)
+            Path(scratch, name).chmod(0o644)  # no secret, whatever the umask
+        try:
+            for name in files:
+                os.replace(Path(scratch, name), folder / name)
+        except BaseException:  # a signal, too
+            for name in files:
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink()
+                    os.replace(Path(scratch, f"{name}-old"), folder / name)
+            raise

@@ -42,20 +42,3 @@ def test_accepted_names_are_safe_file_names(before: str, after: str) -> None:
     assert not re.search(r'[/\\:*?"<>|.\x00-\x1f]', accepted)
     assert accepted == accepted.strip()
     assert Path(accepted).name == accepted
-
-
-LETTERS = st.characters(categories=["Lu", "Ll", "Lo"])
-
-
-@given(
-    st.lists(
-        st.text(LETTERS, min_size=1, max_size=6), min_size=1, max_size=4
-    ),
-    st.sampled_from("-'’ "),
-    st.integers(0, 10**9),
-)
-def test_every_surname_is_accepted(
-    parts: list[str], joint: str, number: int
-) -> None:
-    name = unicodedata.normalize("NFC", f"{joint.join(parts)}-{number}")
-    assert check_name(name) == name
