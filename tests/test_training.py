@@ -124,6 +124,19 @@ def test_an_interrupt_leaves_products_exact(report: Report) -> None:
     assert torch.get_float32_matmul_precision() == "highest"
 
 
+def test_rounding_stays_in_the_products(report: Report) -> None:
+    model = CVAE(2, width=16)
+    noise = torch.Generator()
+    exact = report.loss_terms(model, IMAGES, LABELS, noise.manual_seed(0))
+    with report.rounded_products():
+        rounded = report.loss_terms(
+            model, IMAGES, LABELS, noise.manual_seed(0)
+        )
+    for one, other in zip(exact, rounded, strict=True):
+        assert other.dtype == torch.float32
+        torch.testing.assert_close(other, one, rtol=0.01, atol=0.01)
+
+
 def test_evaluation_leaves_the_random_stream_alone(report: Report) -> None:
     """Of whatever device: it draws from a generator of its own."""
     model = CVAE(2, width=16)
