@@ -275,7 +275,8 @@ def main() -> None:
     def measure(name: str, model: CVAE, early: dict[str, float]) -> None:
         row = early | row_of(model, judge, nearest, data)
         columns[name].append(row)
-        print(f"{name}: −ELBO {row['−ELBO']:.2f}", flush=True)
+        parts = (f"{key} {value:.5g}" for key, value in row.items())
+        print(f"{name}: {', '.join(parts)}", flush=True)
 
     trainings = {
         "the report": (p.LATENT_DIM, p.EPOCHS, p.DISTORTED),
