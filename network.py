@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from checks import check_labels, check_sizes, check_tensor
+from checks import Linear, check_labels, check_sizes, check_tensor
 
 IMAGE_SHAPE = (1, 28, 28)
 NUM_PIXELS = 28 * 28
@@ -25,14 +25,14 @@ class ConditionalMLP(nn.Module):
         self, size_in: int, width: int, depth: int, size_out: int, labels: int
     ) -> None:
         super().__init__()
-        self.first = nn.Linear(size_in, width, bias=False)
+        self.first = Linear(size_in, width, bias=False)
         self.residual = nn.ModuleList(
-            nn.Linear(width, width, bias=False) for _ in range(depth - 1)
+            Linear(width, width, bias=False) for _ in range(depth - 1)
         )
         # from 0, training would first have to find out that classes differ
         self.shifts = nn.Parameter(0.5 * torch.randn(depth, labels, width))
         self.scale = nn.Parameter(torch.ones(labels, width))
-        self.last = nn.Linear(width, size_out)
+        self.last = Linear(width, size_out)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Map ``x`` (B, size_in) to (B, size_out)."""

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from torchvision import datasets
 from torchvision.transforms import ToTensor
 
 from benchmarks.report import definitions, get_device, parameters
+from checks import Linear, rounded_products
 from mnist import load
 from network import CVAE
 
@@ -56,14 +58,15 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def ceiling(device: torch.device, precision: str) -> float:
+@torch.no_grad()
+def ceiling(device: torch.device, products: AbstractContextManager) -> float:
     """Operations per second of a large matrix product."""
     n, repeats = (2048, 10) if device.type == "cpu" else (8192, 50)
-    one, other = torch.randn(2, n, n, device=device)
-    torch.set_float32_matmul_precision(precision)
-    one @ other
-    time_ = seconds(lambda: [one @ other for _ in range(repeats)], device)
-    torch.set_float32_matmul_precision("highest")
+    one = torch.randn(n, n, device=device)
+    layer = Linear(n, n, bias=False, device=device)
+    with products:
+        layer(one)
+        time_ = seconds(lambda: [layer(one) for _ in range(repeats)], device)
     return repeats * 2 * n**3 / time_
 
 
@@ -198,8 +201,8 @@ def main() -> None:
     our_loop(model, *few)  # warm-up
     top, top_rounded, ours, theirs = [], [], [], []
     for _ in range(REPEATS):
-        top.append(ceiling(device, "highest") / 1e9)
-        top_rounded.append(ceiling(device, "medium") / 1e9)
+        top.append(ceiling(device, nullcontext()) / 1e9)
+        top_rounded.append(ceiling(device, rounded_products()) / 1e9)
         took = seconds(lambda: our_loop(model, *few), device)
         ours.append(IMAGES / took)
         took = seconds(lambda: usual_loop(model, usual), device)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import checks
 from network import CVAE
 
 IMAGES, LABELS = torch.rand(300, 1, 28, 28), torch.arange(300) % 10
@@ -122,6 +123,27 @@ def test_an_interrupt_leaves_products_exact(report: Report) -> None:
         assert torch.get_float32_matmul_precision() == "medium"
         raise KeyboardInterrupt
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_rounding_stays_in_the_products(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With bfloat16, which is slow where a CPU lacks it, but works."""
+    monkeypatch.setattr(checks, "BFLOAT16", True)
+    model, noise = CVAE(2, width=100), torch.Generator()
+
+    def terms() -> tuple[torch.Tensor, torch.Tensor]:
+        return report.loss_terms(model, IMAGES, LABELS, noise.manual_seed(0))
+
+    exact = terms()
+    with report.rounded_products():
+        rounded = terms()
+        sum(rounded).mean().backward()
+    for one, other in zip(exact, rounded, strict=True):
+        assert other.dtype == torch.float32
+        assert not torch.equal(one, other)
+        torch.testing.assert_close(other, one, rtol=0.01, atol=0.01)
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
 
 
 def test_evaluation_leaves_the_random_stream_alone(report: Report) -> None:
