@@ -205,6 +205,20 @@ def test_what_to_look_at_is_listed(project: Path, capsys: Capture) -> None:
         assert words in notes
 
 
+def test_pictures_side_by_side_are_all_counted(
+    project: Path, capsys: Capture
+) -> None:
+    shown = ""
+    for name in "bc":
+        picture = figure()
+        Path(f"figures/{name}.png").write_bytes(base64.b64decode(picture))
+        shown += f'<img src="data:image/png;base64,{picture}">'
+    row = new_output("display_data", data={"text/html": shown})
+    nbformat.write(notebook(code("1", row)), "report.ipynb")
+    assert main(["--name", NAME, "--no-execute"]) == 0
+    assert not look_at(capsys)
+
+
 ERROR = new_output("error", ename="E", evalue="", traceback=[])
 SAVED = [
     ("import nowhere_at_all", [stdout("1")], "nowhere_at_all: imported"),
