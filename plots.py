@@ -403,6 +403,7 @@ def plot_scored(
     Names stand above; below, the label with which an image was drawn, and its
     loss. Arguments are (N, 1, 28, 28) or N; the caption is HTML.
     """
+    caption += " Below: the label with the smallest loss, and it, in nats."
     pairs = torch.stack([images, drawn], dim=1)
     rows = len(images) // 10
     fig = Figure(figsize=(WIDTH, 1.36 * rows), label=caption)
