@@ -6,7 +6,6 @@ arguments, and each ``plot_…`` returns a figure.
 
 import base64
 import hashlib
-import html
 import io
 import re
 import textwrap
@@ -21,6 +20,7 @@ import torch
 from IPython.display import HTML, Markdown, display, update_display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Ellipse, Patch
 from matplotlib.patheffects import withStroke
 from scipy.special import digamma
@@ -42,6 +42,7 @@ COLORS = [
     "#a7cf00", "#7714ff", "#f5b16f", "#c80d74", "#ddaff4",
 ]  # fmt: skip
 WIDTH = 6.5  # inches, of the page's text
+FRAME = 4.0  # half the side of a picture of a latent space
 HALO = [withStroke(linewidth=2.4, foreground="w")]
 # Read when the modules are imported: the text of the code that runs, without
 # its docstrings.
@@ -73,36 +74,48 @@ def set_style() -> None:
     matplotlib.rc("svg", hashsalt="the same file from the same data")
 
 
-def show(fig: Figure, name: str, number: int, place: str = "") -> None:
-    """Save a figure as ``figures/NAME.svg`` and show it with its caption.
+def show(
+    number: int, place: str = "", columns: int = 1, **figures: Figure
+) -> None:
+    """Save figures as ``figures/NAME.svg`` and show them with captions.
 
-    The caption, HTML, is the figure's label.
+    A figure's label, HTML, is its caption.
 
     Args:
-        fig: The figure.
-        name: The file's name, without its suffix.
-        number: Of the figure, for its caption.
-        place: Where to show it: a name that `reserve` was given. Here, if
+        number: Of the first, for its caption.
+        place: Where to show them: a name that `reserve` was given. Here, if
             empty.
+        columns: How many stand side by side; all then stay on one page.
+        figures: By the names of their files.
     """
-    file = Path("figures") / f"{name}.svg"
-    file.parent.mkdir(exist_ok=True)
-    buffer = io.StringIO()
-    fig.savefig(buffer, format="svg", dpi=300, metadata={"Date": None})
-    svg = PNG.sub(_with_fewer_colors, buffer.getvalue())
-    file.write_text(svg, "utf-8")
-    svg = base64.b64encode(svg.encode()).decode()
-    alt = html.escape(name.replace("_", " "))
-    width = round(96 * fig.get_figwidth())  # 96 px of a page are an inch
-    picture = HTML(
-        f'<figure><img src="data:image/svg+xml;base64,{svg}" alt="{alt}" '
-        f'width="{width}"><figcaption>Figure {number}: '
-        f"{fig.get_label()}</figcaption></figure>"
-    )
+    Path("figures").mkdir(exist_ok=True)
+    shown, look = [], f"width: {104 / columns - 4:g}%; margin: 0"
+    for of_figure, (name, fig) in enumerate(figures.items(), number):
+        buffer = io.StringIO()
+        fig.savefig(buffer, format="svg", dpi=300, metadata={"Date": None})
+        svg = PNG.sub(_with_fewer_colors, buffer.getvalue())
+        Path("figures", f"{name}.svg").write_text(svg, "utf-8")
+        svg = base64.b64encode(svg.encode()).decode()
+        width = round(96 * fig.get_figwidth())  # a page has 96 px to an inch
+        shown.append(
+            f'<figure style="{look}">'
+            f'<img src="data:image/svg+xml;base64,{svg}" '
+            f'alt="{name.replace("_", " ")}" width="{width}">'
+            f"<figcaption>Figure {of_figure}: {fig.get_label()}</figcaption>"
+            "</figure>"
+        )
+    content = "".join(shown)
+    if columns > 1:
+        gap = '<div style="width: 4%"></div>'
+        starts = range(0, len(shown), columns)
+        rows = [gap.join(shown[i : i + columns]) for i in starts]
+        row = '<div style="display: flex">{}</div>'
+        content = "".join(map(row.format, rows))
+        content = f'<div style="break-inside: avoid">{content}</div>'
     if place:
-        fill(place, picture)
+        fill(place, HTML(content))
     else:
-        display(picture)
+        display(HTML(content))
 
 
 def _with_fewer_colors(found: re.Match) -> str:
@@ -184,70 +197,65 @@ def plot_rows(
         size: Of an image, in inches.
     """
     height = max(images.shape[1] for images in blocks.values())
-    fig = Figure(figsize=(WIDTH, size * height + 0.3))
+    fig = Figure(figsize=(WIDTH, size * height + 0.3), label=caption)
     widths = [len(images) for images in blocks.values()]
     axes = fig.subplots(1, len(blocks), squeeze=False, width_ratios=widths)
     for ax, (title, images) in zip(axes[0], blocks.items(), strict=True):
         draw(ax, images)
         ax.set_title(title)
-    fig.set_label(caption)
     return fig
 
 
 def plot_epochs(samples: Tensor, large: int = 16) -> Figure:
     """Draw samples (epochs, 10, 1, 28, 28): the first epochs are larger."""
-    height = 2.75  # inches
-    fig = Figure(figsize=(WIDTH, height), layout="none")
+    height, most = 2.75, 0.235  # inches; the size of a large image
+    caption = "A sample for each class after every epoch."
+    fig = Figure(figsize=(WIDTH, height), layout="none", label=caption)
     half = max(large, len(samples) + large + 1) // 2  # ends the upper block
-    beside = 0.2 + 0.235 * large + 0.3
+    beside = 0.5 + most * large
     small = min(0.105, (WIDTH - beside) / max(half - large, 1))
     for start, end, x, y, size in (
-        (0, large, 0.2, 0.35, 0.235),
+        (0, large, 0.2, 0.35, most),
         (large, half, beside, 0.65 + 10 * small, small),
         (half, len(samples), beside, 0.35, small),
     ):
         if len(part := samples[start:end]):
             box = x, y, size * len(part), 10 * size
             ax = fig.add_axes(np.divide(box, 2 * (WIDTH, height)))
-            every = 1 if size > 0.2 else 4
-            numbers = np.arange(start + 1, start + 1 + len(part))
-            names = [str(n) if n % every == 0 else "" for n in numbers]
+            every = 4 if start else 1
+            numbers = range(start + 1, start + 1 + len(part))
+            names = ["" if n % every else str(n) for n in numbers]
             draw(ax, part, names, () if start else range(10))
     fig.text(0.5, 0.01, "epoch", ha="center")
-    fig.set_label("A sample for each class after every epoch.")
     return fig
 
 
 def plot_training(history: Tensor, held_out: Tensor) -> Figure:
     """Plot both terms of the loss against the number of steps.
 
-    Args:
-        history: At every step, (epochs, steps, 2).
-        held_out: On test images after every epoch, (epochs, 2).
+    They are (epochs, steps, 2), and on test images (epochs, 2).
     """
-    fig = Figure(figsize=(WIDTH, 2.3))
+    fig = Figure(figsize=(WIDTH, 2.1))
     left, right = fig.subplots(1, 2, width_ratios=(1.15, 1))
     steps = np.arange(history[..., 0].numel()) + 1
     ends = steps[history.shape[1] - 1 :: history.shape[1]]
-    terms, test = history.flatten(0, 1), held_out
-    blue, red, green = COLORS[0], COLORS[1], "#0a8a70"
+    terms = history.flatten(0, 1)
     for ax, name, color, of_batch, of_test in (
-        (left, "loss", blue, terms.sum(dim=1), test.sum(dim=1)),
-        (right, "reconstruction term", red, terms[:, 0], test[:, 0]),
-        (right, "KL term", green, terms[:, 1], test[:, 1]),
+        (left, "loss", COLORS[0], terms.sum(dim=1), held_out.sum(dim=1)),
+        (right, "reconstruction", COLORS[1], terms[:, 0], held_out[:, 0]),
+        (right, "KL term", "#0a8a70", terms[:, 1], held_out[:, 1]),
     ):
         label = f"{name}, each batch"
         ax.plot(steps, of_batch, color, lw=0.4, label=label)
         ax.plot(ends, of_test, "k", lw=0.9, path_effects=HALO)
         ax.set(xlabel="number of steps", xlim=(0, steps[-1]))
         ax.grid(lw=0.3)
-    left.plot([], [], "k", lw=0.9, label="test images, after each epoch")
+    left.plot([], [], "k", label="test images, after each epoch")
     left.set(ylabel="nats per image", yscale="log")
     ticks = [80, 90, 100, 120, 150, 200, 300, 400, 600]
     left.set_yticks(ticks, ticks)
     left.minorticks_off()
-    low = min(terms.sum(dim=1).min().item(), test.sum(dim=1).min().item())
-    left.set_ylim(0.97 * low, 1.03 * terms.sum(dim=1).max().item())
+    left.set_ylim(0.97 * terms.sum(dim=1).min().item())
     right.set_ylim(0)
     for ax in (left, right):
         for line in ax.legend(loc="upper right").get_lines():
@@ -259,152 +267,93 @@ def plot_training(history: Tensor, held_out: Tensor) -> Figure:
     return fig
 
 
-def plot_latent_spaces(
-    spaces: dict[str, tuple[Tensor, Tensor]],
+def plot_latent_space(
+    mu: Tensor,
+    logvar: Tensor,
     labels: Tensor,
-    frame: float = 4.0,
+    caption: str,
+    side: float = 2.6,
 ) -> Figure:
-    """Draw up to four 2-D latent spaces on the same axes.
+    """Draw the posteriors (N, 2) of images in a 2-D latent space.
 
-    Every point is the mean of an image's posterior; those beyond ±``frame``
-    are triangles on the border. The histograms are of codes z drawn from the
-    posteriors, one for each image.
-
-    Args:
-        spaces: Title: mu, logvar of the same images, (N, 2) each.
-        labels: The images' classes, (N,).
-        frame: Half the width of the frame.
+    Every point is a mean; those outside the frame are diamonds on its border.
+    The histograms are of codes z, one drawn from each posterior. ``side`` of
+    the frame is in inches; below a small frame there is a legend.
     """
-    side, strip, left, top = 2.58, 0.3, 0.27, 0.24  # inches
-    row = top + strip + side + 0.2
-    height = (len(spaces) + 1) // 2 * row + 0.55
-    fig = Figure(figsize=(WIDTH, height), layout="none")
-    for number, (title, (mu, logvar)) in enumerate(spaces.items()):
-        x = left + number % 2 * (WIDTH / 2 + 0.03)
-        y = height - (number // 2 + 1) * row + 0.2
-
-        def axes(
-            dx: float,
-            dy: float,
-            w: float,
-            h: float,
-            x: float = x,
-            y: float = y,
-        ) -> Axes:
-            box = (x + dx) / WIDTH, (y + dy) / height, w / WIDTH, h / height
-            return fig.add_axes(box)
-
-        ax = axes(0, 0, side, side)
-        outside = plot_codes(ax, mu, logvar, labels, frame)
-        above = axes(0, side, side, strip)
-        beside = axes(side, 0, strip, side)
-        z = draw_codes(mu, logvar)
-        for margin, codes, across in (
-            (above, z[:, 0], False),
-            (beside, z[:, 1], True),
-        ):
-            plot_margin(margin, codes.numpy(), frame, across)
-        letter = "abcd"[number]
-        above.set_title(f"({letter}) {title}", loc="left", pad=3)
-        sigma = (0.5 * logvar).exp().median().item()
-        width = f"= {sigma:.2g}" if sigma >= 0.001 else "< 0.001"
-        text = f"$\\sigma {width}$; {outside:,} outside"
-        above.set_title(text, loc="right", pad=3)
-    digits = [Patch(color=c, label=str(i)) for i, c in enumerate(COLORS)]
-    lines = [
-        Circle(
-            (0, 0), ec="0.2", fill=False, ls="--", label="prior, 1 and 2 s.d."
-        ),
-        Circle(
-            (0, 0), ec=COLORS[0], fill=False, lw=1.5, label="class, 1 s.d."
-        ),
-        Circle(
-            (0, 0),
-            ec="k",
-            fill=False,
-            lw=0.6,
-            label="posterior of one image, 1 s.d.",
-        ),
-    ]
-    for handles, y in ((digits, 0.26), (lines, 0.02)):
-        fig.legend(
-            handles=handles,
-            ncols=len(handles),
-            loc="lower center",
-            bbox_to_anchor=(0.5, y / height),
-            handlelength=1.6,
-            columnspacing=1.2,
-            borderaxespad=0,
-        )
-    fig.set_label(
-        "The means of all test images (triangles: outside the frame). σ: "
-        "median width of the posteriors. Margins: codes z drawn from them "
-        "(grey), density of N(0, 1). <b>(a)</b> Precise codes, not held near "
-        "the prior. <b>(b)</b> All means are at 0, every posterior is "
-        "practically the prior: z says nothing. <b>(c)</b> Narrow posteriors "
-        "together fill the prior; the classes lie on top of each other. "
-        "<b>(d)</b> Told no labels, z has to say the class: they separate."
-    )
-    return fig
-
-
-def plot_codes(
-    ax: Axes, mu: Tensor, logvar: Tensor, labels: Tensor, frame: float
-) -> int:
-    """Draw one latent space; return how many means are outside the frame."""
-    mu, sigma = mu.numpy(), (0.5 * logvar).exp().numpy()
-    labels, colors = labels.numpy(), np.array(COLORS)
+    width, height, strip = 3.06, 3.25, 0.24  # inches
+    left, bottom = (width - side) / 2, height - strip - 0.2 - side
+    fig = Figure(figsize=(width, height), layout="none", label=caption)
+    box = left / width, bottom / height, side / width, side / height
+    ax = fig.add_axes(box)
+    above = ax.inset_axes((0, 1, 1, strip / side))
+    beside = ax.inset_axes((1, 0, strip / side, 1))
+    z = draw_codes(mu, logvar).numpy()
+    _draw_margin(above, z[:, 0], across=False)
+    _draw_margin(beside, z[:, 1], across=True)
+    places, sigma = mu.numpy(), (0.5 * logvar).exp()
     order = np.random.default_rng(0).permutation(len(mu))  # no class on top
-    inside = (np.abs(mu) <= frame).all(axis=1)
-    ax.set(xlim=(-frame, frame), ylim=(-frame, frame), aspect=1)
-    ax.set_xticks(range(-int(frame), int(frame) + 1, 2))
-    ax.set_yticks(range(-int(frame), int(frame) + 1, 2))
+    far = (np.abs(places[order]) > FRAME).any(axis=1)
+    inside, outside = order[~far], order[far]
+    ax.set(xlim=(-FRAME, FRAME), ylim=(-FRAME, FRAME))
+    ax.set(xticks=range(-4, 5, 2), yticks=range(-4, 5, 2))
     ax.tick_params(length=2, pad=2)
-    _draw_classes(ax, mu, labels, order[inside[order]])
-    border = np.clip(mu, -frame, frame)
-    furthest = np.abs(mu).argmax(axis=1)
-    for axis, sign, marker in (
-        (0, -1, "<"),
-        (0, 1, ">"),
-        (1, -1, "v"),
-        (1, 1, "^"),
-    ):
-        here = ~inside & (furthest == axis) & (sign * mu[:, axis] > 0)
-        if not here.any():
-            continue
-        ax.scatter(
-            *border[here].T,
-            c=colors[labels[here]],
-            marker=marker,
-            s=7,
-            lw=0,
-            clip_on=False,
-            rasterized=True,
-            zorder=3,
-        )
+    _draw_classes(ax, places, labels.numpy(), inside)
+    border = np.clip(places[outside], -FRAME, FRAME)
+    colors = [COLORS[label] for label in labels[outside]]
+    look = {"s": 4, "lw": 0, "clip_on": False, "rasterized": True}
+    ax.scatter(*border.T, c=colors, marker="D", **look)
     for radius in (1, 2):
-        ax.add_patch(
-            Circle((0, 0), radius, fill=False, ls="--", lw=0.7, ec="0.2")
-        )
+        circle = Circle((0, 0), radius, fill=False, ls="--", lw=0.7, ec="0.2")
+        ax.add_patch(circle)
     for i in order[:30]:
-        ax.add_patch(
-            Ellipse(mu[i], *2 * sigma[i], fill=False, lw=0.6, zorder=4)
-        )
-    extent = np.abs(mu).max()
-    if extent < frame / 40:  # a dot: show it magnified
+        size = 2 * sigma[i]
+        ax.add_patch(Ellipse(mu[i], *size, fill=False, lw=0.6, zorder=4))
+    extent = np.abs(places).max()
+    if extent < FRAME / 40:  # a dot: show it magnified
         inset = ax.inset_axes((0.7, 0.03, 0.27, 0.27))
         inset.set(xlim=(-extent, extent), ylim=(-extent, extent))
         inset.set(xticks=[], yticks=[])
-        inset.set_title(f"$\\times$ {frame / extent:,.0f}", size=8, pad=2)
-        _draw_classes(inset, mu, labels, order)
-        ax.annotate(
-            "",
-            (0.04, -0.06),
-            (0.7, 0.27),
-            textcoords="axes fraction",
-            arrowprops={"arrowstyle": "->", "lw": 0.6, "shrinkB": 1},
+        inset.set_title(f"$\\times$ {FRAME / extent:,.0f}", size=8, pad=2)
+        _draw_classes(inset, places, labels.numpy(), order)
+        arrow = {"arrowstyle": "->", "lw": 0.6, "shrinkB": 1}
+        ends = {"xy": (0.04, -0.06), "xytext": (0.7, 0.27)}
+        ax.annotate("", **ends, textcoords="axes fraction", arrowprops=arrow)
+    median = sigma.median().item()
+    width = f"= {median:.2g}" if median >= 0.001 else "< 0.001"
+    title = f"median $\\sigma {width}$; outside: {len(outside):,}"
+    above.set_title(title, pad=3)
+    if side < 2.5:
+        _draw_legend(fig)
+    return fig
+
+
+def _draw_margin(ax: Axes, codes: np.ndarray, across: bool) -> None:
+    """Draw a histogram of codes (N,) and the density of N(0, 1)."""
+    edges = np.linspace(-FRAME, FRAME, 41)
+    weights = np.full(len(codes), 1 / len(codes) / (edges[1] - edges[0]))
+    side = "horizontal" if across else "vertical"
+    ax.hist(codes, edges, weights=weights, color="0.75", orientation=side)
+    normal = np.exp(-0.5 * edges**2) / np.sqrt(2 * np.pi)
+    ax.plot(*((normal, edges) if across else (edges, normal)), "k", lw=0.8)
+    limits = (0, 0.46), (-FRAME, FRAME)
+    ax.axis((*limits[not across], *limits[across]))
+    ax.axis("off")
+
+
+def _draw_legend(fig: Figure) -> None:
+    """Draw what the colours and lines of `plot_latent_space` mean."""
+    digits = [Patch(color=c, label=str(i)) for i, c in enumerate(COLORS)]
+    lines = [
+        Line2D([], [], color=color, lw=width, ls=style, label=label)
+        for color, width, style, label in (
+            (COLORS[0], 1.4, "-", "class (1 s.d.)"),
+            ("k", 0.6, "-", "image (1 s.d.)"),
+            ("0.2", 0.7, "--", "prior (1, 2 s.d.)"),
         )
-    return int((~inside).sum())
+    ]
+    look = {"handlelength": 1.2, "columnspacing": 1, "borderaxespad": 0.2}
+    fig.legend(handles=digits, ncols=4, loc="lower left", **look)
+    fig.legend(handles=lines, loc="lower right", **look)
 
 
 def _draw_classes(
@@ -412,91 +361,33 @@ def _draw_classes(
 ) -> None:
     """Draw points, and an ellipse for each class (1 s.d.)."""
     colors = np.array(COLORS)[labels[order]]
-    ax.scatter(
-        *mu[order].T, c=colors, s=1.1, lw=0, alpha=0.55, rasterized=True
-    )
-    centres = np.array([mu[labels == c].mean(axis=0) for c in range(10)])
-    for digit, (color, centre) in enumerate(
-        zip(COLORS, centres, strict=True)
-    ):
-        values, vectors = np.linalg.eigh(np.cov(mu[labels == digit].T))
-        width, height = 2 * np.sqrt(np.maximum(values, 0))
-        angle = np.degrees(np.arctan2(vectors[1, 0], vectors[0, 0]))
-        ellipse = Ellipse(centre, width, height, angle=angle, fill=False)
-        ellipse.set(ec=color, lw=1.4, zorder=5, path_effects=HALO)
-        ax.add_patch(ellipse)
-        others = np.delete(centres, digit, axis=0)
-        apart = np.linalg.norm(others - centre, axis=1).min()
-        limit = ax.get_xlim()[1]
-        if apart > limit / 5 and np.abs(centre).max() < limit:
-            ax.text(
-                *centre,
-                str(digit),
-                ha="center",
-                va="center",
-                size=10,
-                path_effects=HALO,
-                zorder=7,
-            )
+    look = {"s": 1.1, "lw": 0, "alpha": 0.55, "rasterized": True}
+    ax.scatter(*mu[order].T, c=colors, **look)
+    turn = np.linspace(0, 2 * np.pi, 100)
+    circle = np.stack([np.cos(turn), np.sin(turn)])
+    for digit, color in enumerate(COLORS):
+        codes = mu[labels == digit].T
+        cov = np.cov(codes) + 1e-12 * np.eye(2)  # they may all be alike
+        ellipse = codes.mean(axis=1, keepdims=True)
+        ellipse = ellipse + np.linalg.cholesky(cov) @ circle
+        ax.plot(*ellipse, color, lw=1.4, zorder=5, path_effects=HALO)
 
 
-def plot_margin(
-    ax: Axes, codes: np.ndarray, frame: float, across: bool
-) -> None:
-    """A histogram of codes (N,) beside the density of N(0, 1)."""
-    edges = np.linspace(-frame, frame, 41)
-    counts, _ = np.histogram(codes, edges)
-    density = counts / len(codes) / (edges[1] - edges[0])
-    x = np.linspace(-frame, frame, 200)
-    normal = np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
-    ax.stairs(
-        density,
-        edges,
-        fill=True,
-        color="0.75",
-        orientation="horizontal" if across else "vertical",
-    )
-    ax.plot(*((normal, x) if across else (x, normal)), "k", lw=0.8)
-    across_limits, along_limits = (0, 0.46), (-frame, frame)
-    if not across:
-        across_limits, along_limits = along_limits, across_limits
-    ax.set(xlim=across_limits, ylim=along_limits)
-    ax.axis("off")
+def decoded_plane(
+    model: network.CVAE, label: int, extent: float = 2.0, steps: int = 10
+) -> Tensor:
+    """What a model with a 2-D latent space draws: (steps, steps + 3, …).
 
-
-def plot_planes(
-    models: dict[str, network.CVAE], label: int, extent: float
-) -> Figure:
-    """Draw what models with a 2-D latent space decode.
-
-    Above, one label at a grid of z, both coordinates from -extent to extent;
-    below, two samples from the prior for each class.
+    One label at a grid of z, with coordinates from -extent to extent; an
+    empty row; two samples from the prior for each class.
     """
-    fig = Figure(figsize=(WIDTH, 2.6))
-    axes = fig.subplots(2, len(models), height_ratios=(5, 1.1))
-    steps = torch.linspace(-extent, extent, 9)
-    z = torch.cartesian_prod(steps, -steps)  # columns, then rows from above
-    for column, (title, model) in enumerate(models.items()):
-        upper, lower = axes[:, column]
-        where = next(model.parameters()).device
-        images = model.sample(
-            torch.full((len(z),), label, device=where), z.to(where)
-        )
-        upper.imshow(
-            tile(images.unflatten(0, (9, 9))),
-            extent=(-extent, extent) * 2,
-            vmin=0,
-            vmax=1,
-        )
-        upper.set_title(title)
-        upper.set_xticks((-extent, 0, extent))
-        upper.set_yticks((-extent, 0, extent) if not column else ())
-        draw(lower, prior_samples(model, 2)[0].unflatten(0, (-1, 2)))
-    fig.set_label(
-        "Above: what the models draw for one label at each z from −2 to 2. "
-        "Below: two samples from the prior for each class."
-    )
-    return fig
+    where = next(model.parameters()).device
+    line = torch.linspace(-extent, extent, steps, device=where)
+    z = torch.cartesian_prod(line, -line)  # columns, then rows from above
+    plane = model.sample(torch.full((len(z),), label, device=where), z)
+    plane = plane.unflatten(0, (steps, steps))
+    samples = prior_samples(model, 2)[0].unflatten(0, (-1, 2))
+    return torch.cat([plane, torch.zeros_like(plane[:, :1]), samples], dim=1)
 
 
 def plot_scored(
@@ -509,69 +400,50 @@ def plot_scored(
 ) -> Figure:
     """Draw images over their reconstructions, ten in a row.
 
-    Args:
-        images: (N, 1, 28, 28).
-        losses: Printed below, (N,).
-        drawn: Reconstructions, (N, 1, 28, 28).
-        labels: With which they were drawn, (N,).
-        names: Printed above, N.
-        caption: HTML.
+    Names stand above; below, the label with which an image was drawn, and its
+    loss. Arguments are (N, 1, 28, 28) or N; the caption is HTML.
     """
+    caption += " Below: the label with the smallest loss, and it, in nats."
     pairs = torch.stack([images, drawn], dim=1)
     rows = len(images) // 10
-    fig = Figure(figsize=(WIDTH, 1.42 * rows))
+    fig = Figure(figsize=(WIDTH, 1.36 * rows), label=caption)
     scores = zip(labels, losses, strict=True)
     below = [f"label {label}\n{loss:.0f}" for label, loss in scores]
     for row, ax in enumerate(fig.subplots(rows, 1, squeeze=False)[:, 0]):
         part = slice(10 * row, 10 * row + 10)
         draw(ax, pairs[part], below[part], ["image", "drawn"], names[part])
-    fig.set_label(caption)
     return fig
+
+
+def first_of_each_class(images: Tensor, labels: Tensor) -> Tensor:
+    """The first image of every class: (classes, 1, 28, 28)."""
+    _, first = np.unique(labels.cpu(), return_index=True)
+    return images[first]
 
 
 def plot_losses(
     digits: Tensor, garments: Tensor, threshold: Tensor
 ) -> Figure:
     """Draw histograms of losses (N,), (M,), logarithmic, in the same bins."""
-    fig = Figure(figsize=(WIDTH, 1.7))
+    caption = "Reconstruction losses of all test images of both datasets."
+    fig = Figure(figsize=(WIDTH, 1.4), label=caption)
     ax = fig.subplots()
-    values = torch.cat([digits, garments]).log10()
-    bins = np.linspace(values.min().item(), values.max().item(), 90)
+    values = torch.cat([digits, garments])
+    bins = np.geomspace(values.min().item(), values.max().item(), 90)
     for name, losses, color in (
         ("MNIST", digits, COLORS[0]),
         ("Fashion-MNIST", garments, COLORS[1]),
     ):
-        ax.hist(losses.log10().numpy(), bins, alpha=0.7, label=name, fc=color)
+        ax.hist(losses.numpy(), bins, alpha=0.7, label=name, fc=color)
     label = f"threshold, {threshold:.0f} nats"
-    ax.axvline(np.log10(threshold), c="k", lw=0.8, ls="--", label=label)
-    ticks = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
-    ax.set_xticks(np.log10(ticks), ticks)
-    ax.set(xlabel="reconstruction loss, nats (logarithmic)")
+    ax.axvline(threshold.item(), c="k", lw=0.8, ls="--", label=label)
+    ax.set(xscale="log", xlabel="reconstruction loss, nats (logarithmic)")
     ax.set(ylabel="images per bin", xlim=(bins[0], bins[-1]))
+    ticks = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
+    ax.set_xticks(ticks, ticks)
+    ax.minorticks_off()
     ax.legend()
-    fig.set_label(
-        "Reconstruction losses of all test images of both datasets."
-    )
     return fig
-
-
-def first_of_each_class(*data: tuple[Tensor, Tensor]) -> Tensor:
-    """The first image of every class of datasets: (10 * N, 1, 28, 28)."""
-    return torch.stack(
-        [
-            images[labels == label][0]
-            for images, labels in data
-            for label in range(10)
-        ]
-    )
-
-
-def first_five(
-    scores: Tensor, images: Tensor, labels: Tensor, classes: Sequence[str]
-) -> tuple[Tensor, list[str]]:
-    """The five images with the lowest scores (N,), and their classes."""
-    chosen = scores.topk(5, largest=False).indices.to(images.device)
-    return images[chosen], [classes[label] for label in labels[chosen]]
 
 
 def with_parts(
@@ -579,13 +451,9 @@ def with_parts(
 ) -> network.CVAE:
     """A CVAE with only some parts: the others are frozen or shared.
 
-    Args:
-        parts: Some of "shifts" (biases of the classes in all hidden layers,
-            not in the first alone), "start" (they differ at the start, which
-            is at the mean image), "scales" and "maps".
-        latent_dim: Dimension of z.
-        mean_image: (1, 28, 28), on the device of the network.
-        seed: Of its weights.
+    They are "shifts" (classes have biases in all hidden layers, not in the
+    first alone), "start" (which differ at the start, and the decoder starts
+    at the mean image), "scales" and "maps".
     """
     torch.manual_seed(seed)
     start = mean_image if "start" in parts else None
@@ -605,15 +473,6 @@ def _shared_behind_the_first(gradient: Tensor) -> Tensor:
     """Equal gradients for all classes keep equal shifts equal."""
     mean = gradient[1:].mean(dim=1, keepdim=True).expand_as(gradient[1:])
     return torch.cat([gradient[:1], mean])
-
-
-@torch.no_grad()
-def judge_model(
-    judge: Pipeline, model: network.CVAE, images: Tensor, labels: Tensor
-) -> tuple[float, float]:
-    """`distance_at_least` of images, and the share recognised of samples."""
-    distance = distance_at_least(*model.encode(images, labels), labels)
-    return distance, recognised(judge, *prior_samples(model, 1000)).mean()
 
 
 def fit_judge(images: Tensor, labels: Tensor) -> Pipeline:
@@ -647,16 +506,11 @@ def percent(hits: np.ndarray) -> str:
 
 
 def distance_from_prior(mu: Tensor, logvar: Tensor, labels: Tensor) -> float:
-    """Estimate the mean over y of KL(q(z|y) || N(0, I)) in 2-D, in nats.
+    """Estimate the mean over y of KL(q(z|y) || N(0, I)), in nats.
 
-    One z is drawn for each image; the entropy of the z of a class is
-    Kozachenko and Leonenko's estimate, from the distance of each to its
-    fifth-nearest neighbour.
-
-    Args:
-        mu: Means of the posteriors, (N, 2).
-        logvar: Their logarithmic variances, (N, 2).
-        labels: The classes, (N,).
+    One z is drawn for each image, from posteriors with mu, logvar (N, 2). The
+    entropy of the z of a class is Kozachenko and Leonenko's estimate, from
+    the distance of each to its fifth-nearest neighbour.
     """
     codes = draw_codes(mu, logvar).double()
     distances = []
@@ -675,8 +529,7 @@ def distance_at_least(mu: Tensor, logvar: Tensor, labels: Tensor) -> float:
     """A lower bound of the mean over y of KL(q(z|y) || N(0, I)), in nats.
 
     It is the KL of the Gaussian with the same mean and covariance: no
-    density with these moments is nearer to the prior. Arguments as in
-    `distance_from_prior`, in any dimension.
+    density with these moments is nearer to the prior. mu, logvar are (N, d).
     """
     bounds = []
     for label in labels.unique():
@@ -714,25 +567,10 @@ def pixel_entropy(images: Tensor) -> Tensor:
     return entropy.sum(dim=(1, 2, 3))
 
 
-def fit_linear(images: Tensor, sizes: Iterable[int]) -> dict[str, PCA]:
-    """Principal components of images (N, 1, 28, 28), some numbers of them."""
-    pixels = images.flatten(1).cpu().double().numpy()
-    return {
-        f"PCA, {n} components": PCA(n, random_state=0).fit(pixels)
-        for n in sizes
-    }
-
-
 def model_scores(
     images: Tensor, loss: Tensor, drawn: Tensor
 ) -> dict[str, Tensor]:
-    """Anomaly scores (N,) of a model: larger means more anomalous.
-
-    Args:
-        images: (N, 1, 28, 28).
-        loss: Their reconstruction losses, (N,).
-        drawn: Their reconstructions, (N, 1, 28, 28).
-    """
+    """Anomaly scores (N,) from losses (N,) and reconstructions of images."""
     mse = (drawn - images).square().mean(dim=(1, 2, 3))
     rest = loss - pixel_entropy(images)
     return {
@@ -743,14 +581,16 @@ def model_scores(
 
 
 def linear_scores(
-    images: Tensor, linear: dict[str, PCA]
+    images: Tensor, pca: PCA, sizes: Iterable[int]
 ) -> dict[str, Tensor]:
-    """Anomaly scores (N,) of principal components, from `fit_linear`."""
-    pixels, scores = images.flatten(1).cpu().double().numpy(), {}
-    for name, pca in linear.items():
-        rest = pca.inverse_transform(pca.transform(pixels)) - pixels
-        errors = torch.from_numpy(rest).square().mean(dim=1)
-        scores[f"{name}, pixel MSE"] = errors
+    """Anomaly scores (N,): what some first components leave of images."""
+    centred = images.flatten(1).cpu().numpy() - pca.mean_
+    scores = {}
+    for n in sizes:
+        first = pca.components_[:n]
+        rest = centred - centred @ first.T @ first
+        error = torch.from_numpy(rest).square().mean(dim=1)
+        scores[f"PCA, {n} components, pixel MSE"] = error
     return scores
 
 
@@ -767,10 +607,8 @@ def separation(
 ) -> tuple[float, ...]:
     """How well scores (N,) and (M,) separate two datasets.
 
-    Returns:
-        AUROC, number of pairs in the wrong order (ties count half), medians
-        of both, the share of normal images above the threshold and that of
-        anomalous ones not above it.
+    Returns AUROC, pairs in the wrong order (ties count half), both medians,
+    the shares of normal images above the threshold and of others not above.
     """
     truth = np.repeat([0, 1], [len(normal), len(anomalous)])
     auroc = roc_auc_score(truth, torch.cat([normal, anomalous]))

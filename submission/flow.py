@@ -91,7 +91,10 @@ def hand_in(
                     error.add_note(kept)
                     break
             raise
-    shown = sum("image/" in str(o.get("data")) for o in notebook.outputs(nb))
+    contents = [str(out.get("data")) for out in notebook.outputs(nb)]
+    shown = sum(  # one of HTML may show several
+        max("image/" in data, data.count("data:image/")) for data in contents
+    )
     if shown < drawn:
         notes.append(f"figures/ holds {drawn} pictures, the cells {shown}")
     if len(packed) > 20_000_000:

@@ -271,16 +271,14 @@ def test_every_code_is_drawn_in_the_colour_of_its_class() -> None:
     torch.manual_seed(0)
     mu, labels = torch.rand(500, 2), torch.arange(500) % 10
     mu[0] = torch.tensor([9.0, 1.0])  # outside: drawn on the border
-    spaces = {"one": (mu, mu - 3), "dot": (1e-3 * mu, 0 * mu)}
     plots.set_style()
-    fig = plots.plot_latent_spaces(spaces, labels)
-    first, second = fig.axes[0], fig.axes[3]
+    first, second = (
+        plots.plot_latent_space(*codes, labels, "A caption.").axes[0]
+        for codes in ((mu, mu - 3), (1e-3 * mu, 0 * mu))
+    )
     assert first.get_xlim() == second.get_xlim() == first.get_ylim()
-    titles = [ax.get_title("right") for ax in fig.axes]
-    assert [title[-9:] for title in titles if title] == [
-        "1 outside",
-        "0 outside",
-    ]
+    titles = [ax.child_axes[0].get_title() for ax in (first, second)]
+    assert [title[-10:] for title in titles] == ["outside: 1", "outside: 0"]
     drawn = [
         (place, color)
         for points in first.collections
@@ -296,7 +294,8 @@ def test_every_code_is_drawn_in_the_colour_of_its_class() -> None:
         ]
         expected = matplotlib.colors.to_rgb(plots.COLORS[digit])
         assert tuple(color[:3]) == pytest.approx(expected)
-    assert second.child_axes and not first.child_axes  # the dot, magnified
+    # two margins; the dot is magnified
+    assert (len(first.child_axes), len(second.child_axes)) == (2, 3)
 
 
 def test_colors_differ_for_everybody_and_are_of_similar_lightness() -> None:

@@ -225,6 +225,20 @@ def test_what_to_look_at_is_listed(project: Path, capsys: Capture) -> None:
         assert words in notes
 
 
+def test_pictures_side_by_side_are_all_counted(
+    project: Path, capsys: Capture
+) -> None:
+    shown = ""
+    for name in "bc":
+        Path(f"figures/{name}.png").write_bytes(
+            base64.b64decode(zoo.figure())
+        )
+        shown += f'<img src="data:image/png;base64,{zoo.figure()}">'
+    row = new_output("display_data", {"text/html": shown})
+    save(code("import helper", row), executed=True)
+    assert "figures/ holds" not in look_at(capsys, "--no-execute")
+
+
 ODD = f"""![](data:image/png;base64,{zoo.figure()})
 ![](a%00.png) ![]({"long" * 99}.png) ![](../outside.png)
 <object data="a.svg"><img src="shown.png"></object>"""
