@@ -71,7 +71,7 @@ def show_cell(nb: NotebookNode, index: int) -> Iterator[str]:
     """What a cell shows, from top to bottom."""
     cell = nb.cells[index]
     # Its tags, and what its metadata say yes to, in one spelling.
-    marks = {tag.replace("-", "_") for tag in cell.metadata.get("tags", [])}
+    marks = tags(cell)
     folded = cell.metadata.get("jupyter", {})
     for place in (nb.metadata, cell.metadata, folded):
         marks |= {name for name, value in place.items() if value}
@@ -195,6 +195,11 @@ def printed(text: str, kind: str = "stdout") -> str:
     # A browser would take a line break at the start for none.
     html = ansi2html(text)
     return f'<pre class="{escape(kind)}">\n{html}</pre>' if text else ""
+
+
+def tags(cell: NotebookNode) -> set[str]:
+    """A cell's tags; Jupyter writes hide-input, others hide_input."""
+    return {tag.replace("-", "_") for tag in cell.metadata.get("tags", [])}
 
 
 def describe(nb: NotebookNode, index: int) -> str:
