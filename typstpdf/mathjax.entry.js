@@ -7,16 +7,16 @@
 //
 //   npm install --no-save mathjax-full@3.2.2 esbuild@0.28.2
 //   npx esbuild mathjax.entry.js --bundle --minify --outfile=mathjax.js \
+//     --tsconfig-raw='{"compilerOptions": {"useDefineForClassFields": false}}' \
 //     --banner:js="$(head -2 mathjax.entry.js)"
+//
+// Not of MathJax's own JavaScript, which is for old browsers, and slower.
 
-const {TeX} = require('mathjax-full/js/input/tex.js');
-const {MmlFactory} =
-  require('mathjax-full/js/core/MmlTree/MmlFactory.js');
-const {MmlMrow} =
-  require('mathjax-full/js/core/MmlTree/MmlNodes/mrow.js');
-const {length2em} = require('mathjax-full/js/util/lengths.js');
-const {AllPackages} =
-  require('mathjax-full/js/input/tex/AllPackages.js');
+import {TeX} from 'mathjax-full/ts/input/tex.ts';
+import {MmlFactory} from 'mathjax-full/ts/core/MmlTree/MmlFactory.ts';
+import {MmlMrow} from 'mathjax-full/ts/core/MmlTree/MmlNodes/mrow.ts';
+import {length2em} from 'mathjax-full/ts/util/lengths.ts';
+import {AllPackages} from 'mathjax-full/ts/input/tex/AllPackages.ts';
 
 const LOGO = 'T\\kern-.14em\\lower.5ex{E}\\kern-.115em X';
 const jax = new TeX({
