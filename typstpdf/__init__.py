@@ -132,11 +132,11 @@ def compiled(
             files[name] = f'#import "page.typ": *\n{text}\n'.encode()
         try:
             with tempfile.TemporaryDirectory() as place:
-                for name, data in writer.pictures.items():
+                files |= {"page.typ": TEMPLATE} | writer.pictures
+                for name, data in files.items():
                     Path(place, name).write_bytes(data)
-                files["page.typ"] = TEMPLATE
                 options |= {"root": place, "package_path": place}
-                return typst.compile(files, **options)
+                return typst.compile(Path(place, "main.typ"), **options)
         except typst.TypstError as error:
             said = ESCAPED.sub(lambda m: chr(int(m[1], 16)), error.diagnostic)
         if NO_GLYPH.search(said) and options.pop("ignore_system_fonts", None):
