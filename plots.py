@@ -156,7 +156,7 @@ def show_code(code: str) -> None:
 def table(header: str, row: str, rows: Iterable[Sequence]) -> None:
     """Show rows, each formatted by ``row``, as a table."""
     lines = [header, "|:--|" + "--:|" * (header.count("|") - 2)]
-    lines += [row.format(*values) for values in rows]
+    lines += [row.format(*values).replace("-", "−") for values in rows]
     display(Markdown("\n".join(lines)))
 
 
@@ -213,7 +213,7 @@ def plot_epochs(samples: Tensor, large: int = 16) -> Figure:
     fig = Figure(figsize=(WIDTH, height), layout="none", label=caption)
     half = max(large, len(samples) + large + 1) // 2  # ends the upper block
     beside = 0.5 + most * large
-    small = min(0.105, (WIDTH - beside) / max(half - large, 1))
+    small = min(0.09, (WIDTH - beside) / max(half - large, 1))
     for start, end, x, y, size in (
         (0, large, 0.2, 0.35, most),
         (large, half, beside, 0.65 + 10 * small, small),
@@ -254,7 +254,7 @@ def plot_training(
         ax.grid(lw=0.3)
     left.plot([], [], "k", label="test images, after each epoch")
     left.set(ylabel="nats per image", yscale="log")
-    ticks = [80, 90, 100, 120, 150, 200, 300, 400, 600]
+    ticks = [80, 100, 150, 200, 300, 400, 600]
     left.set_yticks(ticks, ticks)
     left.minorticks_off()
     left.set_ylim(0.97 * terms.sum(dim=1).min().item())
@@ -349,7 +349,7 @@ def _draw_legend(fig: Figure) -> None:
         Line2D([], [], color=color, lw=width, ls=style, label=label)
         for color, width, style, label in (
             (COLORS[0], 1.4, "-", "class (1 s.d.)"),
-            ("k", 0.6, "-", "image (1 s.d.)"),
+            ("k", 0.6, "-", "posterior (1 s.d.)"),
             ("0.2", 0.7, "--", "prior (1, 2 s.d.)"),
         )
     ]
@@ -405,7 +405,7 @@ def plot_scored(
     Names stand above; below, the label with which an image was drawn, and its
     loss. Arguments are (N, 1, 28, 28) or N; the caption is HTML.
     """
-    caption += " Below: the label with the smallest loss, and it, in nats."
+    caption += " Below: the label with the smallest loss, and that loss."
     pairs = torch.stack([images, drawn], dim=1)
     rows = len(images) // 10
     fig = Figure(figsize=(WIDTH, 1.3 * rows), label=caption)
