@@ -89,7 +89,7 @@ class CVAE(nn.Module):
         self.check(images, labels)
         mu, logvar = self.encoder(images.flatten(1), labels).chunk(2, dim=1)
         mu = map_codes(mu, labels, self.encoder_map)
-        # without the KL term nothing else keeps sigma finite
+        # sigma stays finite, whatever the loss
         return mu, logvar.clamp(max=5)
 
     def decode(self, z: Tensor, labels: Tensor) -> Tensor:

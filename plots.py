@@ -156,7 +156,7 @@ def show_code(code: str) -> None:
 def table(header: str, row: str, rows: Iterable[Sequence]) -> None:
     """Show rows, each formatted by ``row``, as a table."""
     lines = [header, "|:--|" + "--:|" * (header.count("|") - 2)]
-    lines += [row.format(*values) for values in rows]
+    lines += [row.format(*values).replace("-", "−") for values in rows]
     display(Markdown("\n".join(lines)))
 
 
@@ -208,12 +208,12 @@ def plot_rows(
 
 def plot_epochs(samples: Tensor, large: int = 16) -> Figure:
     """Draw samples (epochs, 10, 1, 28, 28): the first epochs are larger."""
-    height, most = 2.75, 0.235  # inches; the size of a large image
+    height, most = 2.5, 0.21  # inches; the size of a large image
     caption = "A sample for each class after every epoch."
     fig = Figure(figsize=(WIDTH, height), layout="none", label=caption)
     half = max(large, len(samples) + large + 1) // 2  # ends the upper block
     beside = 0.5 + most * large
-    small = min(0.105, (WIDTH - beside) / max(half - large, 1))
+    small = min(0.09, (WIDTH - beside) / max(half - large, 1))
     for start, end, x, y, size in (
         (0, large, 0.2, 0.35, most),
         (large, half, beside, 0.65 + 10 * small, small),
@@ -230,20 +230,22 @@ def plot_epochs(samples: Tensor, large: int = 16) -> Figure:
     return fig
 
 
-def plot_training(history: Tensor, held_out: Tensor) -> Figure:
+def plot_training(
+    history: Tensor, held_out: Sequence[tuple[float, float]]
+) -> Figure:
     """Plot both terms of the loss against the number of steps.
 
-    They are (epochs, steps, 2), and on test images (epochs, 2).
+    They are (epochs, steps, 2); those of test images are for each epoch.
     """
-    fig = Figure(figsize=(WIDTH, 2.1))
+    fig = Figure(figsize=(WIDTH, 1.9))
     left, right = fig.subplots(1, 2, width_ratios=(1.15, 1))
     steps = np.arange(history[..., 0].numel()) + 1
     ends = steps[history.shape[1] - 1 :: history.shape[1]]
-    terms = history.flatten(0, 1)
+    terms, test = history.flatten(0, 1), torch.tensor(held_out)
     for ax, name, color, of_batch, of_test in (
-        (left, "loss", COLORS[0], terms.sum(dim=1), held_out.sum(dim=1)),
-        (right, "reconstruction", COLORS[1], terms[:, 0], held_out[:, 0]),
-        (right, "KL term", "#0a8a70", terms[:, 1], held_out[:, 1]),
+        (left, "loss", COLORS[0], terms.sum(dim=1), test.sum(dim=1)),
+        (right, "reconstruction", COLORS[1], terms[:, 0], test[:, 0]),
+        (right, "KL term", "#0a8a70", terms[:, 1], test[:, 1]),
     ):
         label = f"{name}, each batch"
         ax.plot(steps, of_batch, color, lw=0.4, label=label)
@@ -252,7 +254,7 @@ def plot_training(history: Tensor, held_out: Tensor) -> Figure:
         ax.grid(lw=0.3)
     left.plot([], [], "k", label="test images, after each epoch")
     left.set(ylabel="nats per image", yscale="log")
-    ticks = [80, 90, 100, 120, 150, 200, 300, 400, 600]
+    ticks = [80, 100, 150, 200, 300, 400, 600]
     left.set_yticks(ticks, ticks)
     left.minorticks_off()
     left.set_ylim(0.97 * terms.sum(dim=1).min().item())
@@ -347,7 +349,7 @@ def _draw_legend(fig: Figure) -> None:
         Line2D([], [], color=color, lw=width, ls=style, label=label)
         for color, width, style, label in (
             (COLORS[0], 1.4, "-", "class (1 s.d.)"),
-            ("k", 0.6, "-", "image (1 s.d.)"),
+            ("k", 0.6, "-", "posterior (1 s.d.)"),
             ("0.2", 0.7, "--", "prior (1, 2 s.d.)"),
         )
     ]
@@ -403,10 +405,10 @@ def plot_scored(
     Names stand above; below, the label with which an image was drawn, and its
     loss. Arguments are (N, 1, 28, 28) or N; the caption is HTML.
     """
-    caption += " Below: the label with the smallest loss, and it, in nats."
+    caption += " Below: the label with the smallest loss, and that loss."
     pairs = torch.stack([images, drawn], dim=1)
     rows = len(images) // 10
-    fig = Figure(figsize=(WIDTH, 1.36 * rows), label=caption)
+    fig = Figure(figsize=(WIDTH, 1.3 * rows), label=caption)
     scores = zip(labels, losses, strict=True)
     below = [f"label {label}\n{loss:.0f}" for label, loss in scores]
     for row, ax in enumerate(fig.subplots(rows, 1, squeeze=False)[:, 0]):
@@ -415,10 +417,14 @@ def plot_scored(
     return fig
 
 
-def first_of_each_class(images: Tensor, labels: Tensor) -> Tensor:
-    """The first image of every class: (classes, 1, 28, 28)."""
-    _, first = np.unique(labels.cpu(), return_index=True)
-    return images[first]
+def first_of_each_class(*data: tuple[Tensor, Tensor]) -> Tensor:
+    """The first image of every class of datasets: (N, 1, 28, 28)."""
+    return torch.cat(
+        [
+            images[np.unique(labels.cpu(), return_index=True)[1]]
+            for images, labels in data
+        ]
+    )
 
 
 def plot_losses(
@@ -426,7 +432,7 @@ def plot_losses(
 ) -> Figure:
     """Draw histograms of losses (N,), (M,), logarithmic, in the same bins."""
     caption = "Reconstruction losses of all test images of both datasets."
-    fig = Figure(figsize=(WIDTH, 1.4), label=caption)
+    fig = Figure(figsize=(WIDTH, 1.3), label=caption)
     ax = fig.subplots()
     values = torch.cat([digits, garments])
     bins = np.geomspace(values.min().item(), values.max().item(), 90)
