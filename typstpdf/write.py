@@ -1,7 +1,7 @@
 """HTML as calls of Typst functions.
 
 Nothing of a notebook becomes Typst source: `call` writes names that stand in
-this file, and its arguments as numbers, as content that it wrote before, or
+this package, and its arguments as numbers, as content that it wrote before, or
 as string literals.
 """
 
@@ -9,6 +9,7 @@ import base64
 import contextlib
 import json
 import re
+from collections.abc import Iterable
 from html import escape
 from itertools import takewhile
 from pathlib import Path
@@ -67,7 +68,7 @@ def literal(value: object) -> str:
         return value
     if isinstance(value, str):
         value = CONTROL.sub(named, value)
-    return json.dumps(value, ensure_ascii=False)
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def call(name: str, *values: object, **options: object) -> Typst:
@@ -75,11 +76,11 @@ def call(name: str, *values: object, **options: object) -> Typst:
     items = [literal(value) for value in values]
     for key, value in options.items():
         if value is not None:
-            items.append(f"{key}: {literal(value)}")
+            items.append(f"{key.replace('_', '-')}: {literal(value)}")
     return Typst(f"{name}({', '.join(items)})")
 
 
-def join(*pieces: str | bool | None) -> Typst:
+def join(pieces: Iterable[str | bool | None]) -> Typst:
     """Content, piece by piece."""
     lines = [literal(p) for p in pieces if p and p != EMPTY]
     if len(lines) < 2:
@@ -154,12 +155,12 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     elif floats == "right":
         body = call("align", Typst("right"), body)
     elif block:
-        body = join(PARAGRAPH, body, PARAGRAPH)
+        body = join([PARAGRAPH, body, PARAGRAPH])
     before, after = (
         look.get(f"break-{side}", look.get(f"page-break-{side}")) in PAGES
         for side in ("before", "after")
     )
-    return join(before and NEW_PAGE, body, after and NEW_PAGE)
+    return join([before and NEW_PAGE, body, after and NEW_PAGE])
 
 
 class Writer:
@@ -196,7 +197,7 @@ class Writer:
             pieces[:0] = [
                 call("anchor", slug(name)) for name in names if name
             ]
-        return join(*pieces)
+        return join(pieces)
 
     def node(self, node: Tag | NavigableString, pre: bool) -> str | None:
         """A tag or a text; None if a browser does not show it."""
@@ -208,7 +209,7 @@ class Writer:
             # Blanks at the ends may vanish.
             text = re.sub(r"[ \t\n\r\f]+", " ", node)
             pieces = re.split("(^ | $)", text)
-            return join(*(SPACE if p == " " else p for p in pieces))
+            return join(SPACE if p == " " else p for p in pieces)
         if id(node) in self.formulas:
             return self.formula(self.formulas[id(node)])
         look = look_of(node)
@@ -237,7 +238,7 @@ class Writer:
         if name == "hr":
             return Typst("horizontalrule")
         if name == "input" and tag.get("type") == "checkbox":
-            return join("☒ " if tag.has_attr("checked") else "☐ ")
+            return join(["☒ " if tag.has_attr("checked") else "☐ "])
         inside = self.inside(tag, pre or name in MONO)
         if name == "li" and (number := whole(tag, "value")):
             return call("enum.item", number, inside)
@@ -317,11 +318,11 @@ class Writer:
         for child in tag.children:
             body = self.node(child, False) or EMPTY
             if body not in (EMPTY, SPACE):
-                items.append(join(body))
+                items.append(join([body]))
         style = look.get("list-style", look.get("list-style-type", ""))
         first = tag.find("li", recursive=False)
         if first and "inline" in look_of(first).get("display", ""):
-            return join(*[p for item in items for p in (" · ", item)][1:])
+            return join([p for item in items for p in (" · ", item)][1:])
         tight = not tag.find("p")
         if tag.name != "ol" or style == "none":
             marker = EMPTY if "none" in style else None
