@@ -1,8 +1,8 @@
 """HTML as calls of Typst functions.
 
 Nothing of a notebook becomes Typst source: `call` writes names that stand in
-this package, and its arguments as numbers, as content that it wrote before, or
-as string literals.
+this package, and its arguments as numbers, as content that it wrote before,
+or as string literals.
 """
 
 import base64
