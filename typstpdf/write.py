@@ -68,6 +68,8 @@ def literal(value: object) -> str:
         return value
     if isinstance(value, str):
         value = CONTROL.sub(named, value)
+    if isinstance(value, list):
+        return f"({''.join(literal(item) + ', ' for item in value)})"
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
@@ -107,8 +109,9 @@ def colour(value: str) -> Typst | None:
     found = tinycss2.color4.parse_color(value)
     if found is None or isinstance(found, str):
         return None
-    parts = [round(255 * min(max(p or 0, 0), 1)) for p in found.to("srgb")]
-    return call("rgb", f"#{bytes(parts).hex()}") if parts[3] else None
+    parts = [min(max(part or 0, 0), 1) for part in found.to("srgb")]
+    percent = (Typst(f"{100 * part:.4g}%") for part in parts)
+    return call("rgb", *percent) if parts[3] else None
 
 
 def fill(look: Look) -> Typst | None:
