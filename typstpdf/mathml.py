@@ -86,7 +86,7 @@ def space(number: float) -> Typst:
 def row_of(*pieces: str) -> Typst:
     """Pieces side by side, of which some are nothing."""
     found = [piece for piece in pieces if piece]
-    return join(*found) if found[1:] else Typst("".join(found))
+    return join(found) if found[1:] else Typst("".join(found))
 
 
 def spread(given: str | list, count: int) -> list:

@@ -9,6 +9,7 @@ import base64
 import contextlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
 from itertools import takewhile
@@ -85,13 +86,11 @@ def literal(value: object) -> str:
     """A value as Typst; a text is a string literal and nothing else."""
     if isinstance(value, Typst):
         return value
-    if isinstance(value, list):
-        return f"({''.join(literal(item) + ', ' for item in value)})"
-    if value is None:
-        return "none"
     if isinstance(value, str):
         value = CONTROL.sub(named, value)
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        return f"({''.join(literal(item) + ', ' for item in value)})"
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def call(name: str, *values: object, **options: object) -> Typst:
@@ -103,7 +102,7 @@ def call(name: str, *values: object, **options: object) -> Typst:
     return Typst(f"{name}({', '.join(items)})")
 
 
-def join(*pieces: str | bool | None) -> Typst:
+def join(pieces: Iterable[str | bool | None]) -> Typst:
     """Content, piece by piece."""
     lines = [literal(p) for p in pieces if p and p != EMPTY]
     if len(lines) < 2:
@@ -130,8 +129,9 @@ def colour(value: str) -> Typst | None:
     found = tinycss2.color4.parse_color(value)
     if found is None or isinstance(found, str):
         return None
-    parts = [round(255 * min(max(p or 0, 0), 1)) for p in found.to("srgb")]
-    return call("rgb", f"#{bytes(parts).hex()}") if parts[3] else None
+    parts = [min(max(part or 0, 0), 1) for part in found.to("srgb")]
+    percent = (Typst(f"{100 * part:.4g}%") for part in parts)
+    return call("rgb", *percent) if parts[3] else None
 
 
 def fill(look: Look) -> Typst | None:
@@ -178,12 +178,12 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     elif floats == "right":
         body = call("align", Typst("right"), body)
     elif block:
-        body = join(PARAGRAPH, body, PARAGRAPH)
+        body = join([PARAGRAPH, body, PARAGRAPH])
     before, after = (
         look.get(f"break-{side}", look.get(f"page-break-{side}")) in PAGES
         for side in ("before", "after")
     )
-    return join(before and NEW_PAGE, body, after and NEW_PAGE)
+    return join([before and NEW_PAGE, body, after and NEW_PAGE])
 
 
 class Writer:
@@ -220,7 +220,7 @@ class Writer:
             pieces[:0] = [
                 call("anchor", slug(name)) for name in names if name
             ]
-        return join(*pieces)
+        return join(pieces)
 
     def node(self, node: Tag | NavigableString, pre: bool) -> str | None:
         """A tag or a text; None if a browser does not show it."""
@@ -232,7 +232,7 @@ class Writer:
             # Blanks at the ends may vanish.
             text = re.sub(r"[ \t\n\r\f]+", " ", node)
             pieces = re.split("(^ | $)", text)
-            return join(*(SPACE if p == " " else p for p in pieces))
+            return join(SPACE if p == " " else p for p in pieces)
         if id(node) in self.formulas:
             return self.formula(self.formulas[id(node)])
         look = look_of(node)
@@ -265,7 +265,7 @@ class Writer:
         if name == "hr":
             return Typst("horizontalrule")
         if name == "input" and tag.get("type") == "checkbox":
-            return join("☒ " if tag.has_attr("checked") else "☐ ")
+            return join(["☒ " if tag.has_attr("checked") else "☐ "])
         inside = self.inside(tag, pre or name in MONO)
         if name == "li" and (number := whole(tag, "value")):
             return call("enum.item", number, inside)
@@ -345,11 +345,11 @@ class Writer:
         for child in tag.children:
             body = self.node(child, False) or EMPTY
             if body not in (EMPTY, SPACE):
-                items.append(join(body))
+                items.append(join([body]))
         style = look.get("list-style", look.get("list-style-type", ""))
         first = tag.find("li", recursive=False)
         if first and "inline" in look_of(first).get("display", ""):
-            return join(*[p for item in items for p in (" · ", item)][1:])
+            return join([p for item in items for p in (" · ", item)][1:])
         tight = not tag.find("p")
         if tag.name != "ol" or style == "none":
             marker = EMPTY if "none" in style else None
