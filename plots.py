@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-import network
+from network import CVAE, reparametrise
 
 # Found by search, of similar lightness (L* from 40 to 78): the two that are
 # most alike differ as much as possible, for normal sight and the three
@@ -48,12 +48,9 @@ HALO = [withStroke(linewidth=2.4, foreground="w")]
 # its docstrings.
 NETWORK_CODE = "\n\n".join(
     re.sub(r'(?s)\n *""".*?"""', "", textwrap.dedent(getsource(part))).strip()
-    for part in (
-        network.CVAE.encode,
-        network.reparametrise,
-        network.CVAE.decode,
-    )
+    for part in (CVAE.encode, reparametrise, CVAE.decode)
 )
+NETWORK_CODE = Markdown(f"```python\n{NETWORK_CODE}\n```")
 PNG = re.compile(r"data:image/png;base64,([^\"]+)")
 _read: dict[str, str] = {}  # SHA-256 by name: a cell run again keeps it
 _shown: dict[str, object] = {}  # by place
@@ -79,14 +76,9 @@ def show(
 ) -> None:
     """Save figures as ``figures/NAME.svg`` and show them with captions.
 
-    A figure's label, HTML, is its caption.
-
-    Args:
-        number: Of the first, for its caption.
-        place: Where to show them: a name that `reserve` was given. Here, if
-            empty.
-        columns: How many stand side by side; all then stay on one page.
-        figures: By the names of their files.
+    A caption is the figure's label, HTML, with a number, of which ``number``
+    is the first. They are shown here, or at a place that `reserve` has kept.
+    Those in several columns stay on one page.
     """
     Path("figures").mkdir(exist_ok=True)
     shown, look = [], f"width: {104 / columns - 4:g}%; margin: 0"
@@ -148,11 +140,6 @@ def fill(place: str, content: object) -> None:
     update_display(_shown[place], display_id=place)
 
 
-def show_code(code: str) -> None:
-    """Show Python code as it is shown in a Markdown cell."""
-    display(Markdown(f"```python\n{code}\n```"))
-
-
 def table(header: str, row: str, rows: Iterable[Sequence]) -> None:
     """Show rows, each formatted by ``row``, as a table."""
     lines = [header, "|:--|" + "--:|" * (header.count("|") - 2)]
@@ -189,12 +176,9 @@ def draw(
 def plot_rows(
     blocks: dict[str, Tensor], caption: str, size: float = 0.25
 ) -> Figure:
-    """Draw tiled images side by side, with a title above each.
+    """Draw images (columns, rows, 1, 28, 28) side by side, below titles.
 
-    Args:
-        blocks: Title: images (columns, rows, 1, 28, 28).
-        caption: HTML.
-        size: Of an image, in inches.
+    ``size`` of an image is in inches.
     """
     height = max(images.shape[1] for images in blocks.values())
     fig = Figure(figsize=(WIDTH, size * height + 0.3), label=caption)
@@ -312,14 +296,12 @@ def plot_latent_space(
         ax.add_patch(Ellipse(mu[i], *size, fill=False, lw=0.6, zorder=4))
     extent = np.abs(places).max()
     if extent < FRAME / 40:  # a dot: show it magnified
-        inset = ax.inset_axes((0.7, 0.03, 0.27, 0.27))
+        inset = ax.inset_axes((0.7, 0.11, 0.27, 0.27))
         inset.set(xlim=(-extent, extent), ylim=(-extent, extent))
         inset.set(xticks=[], yticks=[])
-        inset.set_title(f"$\\times$ {FRAME / extent:,.0f}", size=8, pad=2)
+        inset.set_xlabel(f"$\\times$ {FRAME / extent:,.0f}", labelpad=2)
         _draw_classes(inset, places, labels.numpy(), order)
-        arrow = {"arrowstyle": "->", "lw": 0.6, "shrinkB": 1}
-        ends = {"xy": (0.04, -0.06), "xytext": (0.7, 0.27)}
-        ax.annotate("", **ends, textcoords="axes fraction", arrowprops=arrow)
+        ax.indicate_inset_zoom(inset, ec="0.2", alpha=1)
     median = sigma.median().item()
     width = f"= {median:.2g}" if median >= 0.001 else "< 0.001"
     title = f"median $\\sigma {width}$; outside: {len(outside):,}"
@@ -376,7 +358,7 @@ def _draw_classes(
 
 
 def decoded_plane(
-    model: network.CVAE, label: int, extent: float = 2.0, steps: int = 10
+    model: CVAE, label: int, extent: float = 2.0, steps: int = 10
 ) -> Tensor:
     """What a model with a 2-D latent space draws: (steps, steps + 3, …).
 
@@ -454,7 +436,7 @@ def plot_losses(
 
 def with_parts(
     parts: Iterable[str], latent_dim: int, mean_image: Tensor, seed: int
-) -> network.CVAE:
+) -> CVAE:
     """A CVAE with only some parts: the others are frozen or shared.
 
     They are "shifts" (classes have biases in all hidden layers, not in the
@@ -463,7 +445,7 @@ def with_parts(
     """
     torch.manual_seed(seed)
     start = mean_image if "start" in parts else None
-    model = network.CVAE(latent_dim, mean_image=start).to(mean_image.device)
+    model = CVAE(latent_dim, mean_image=start).to(mean_image.device)
     for half in (model.encoder, model.decoder):
         if "start" not in parts:
             half.shifts.data.zero_()
@@ -493,7 +475,7 @@ def recognised(judge: Pipeline, images: Tensor, labels: Tensor) -> np.ndarray:
 
 
 def prior_samples(
-    model: network.CVAE, per_class: int, seed: int = 0
+    model: CVAE, per_class: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Samples (num_classes * per_class, 1, 28, 28) and their labels."""
     device = next(model.parameters()).device

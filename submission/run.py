@@ -110,6 +110,8 @@ def run_cell(
     cell = client.nb.cells[index]
     try:
         client.execute_cell(cell, index, number)
+        # A progress bar that has gone leaves blanks.
+        cell.outputs = [o for o in cell.outputs if o.get("text", "x").strip()]
         return
     except exceptions.CellTimeoutError:
         what = f"ran longer than --timeout {client.timeout} seconds."

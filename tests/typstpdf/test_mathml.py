@@ -16,7 +16,7 @@ PAGE = MATHJAX.with_name("page.typ")
 X = 'sign("x", "normal", math.italic)'
 Y = X.replace("x", "y", 1)
 WORD = 'sign("{}", "normal", math.upright)'
-RED = f'text(math.inline({X}), fill: rgb("#ff0000ff"))'
+RED = f"text(math.inline({X}), fill: rgb(100%, 0%, 0%, 100%))"
 ONE = [
     (r"x\kern-1em y", f"{X} h(-1em) {Y}"),
     (r"\text{#read(\"x\")} % not seen", WORD.format(r"#read(\"x\")")),
