@@ -148,8 +148,7 @@ def compiled(
             if parts == before and (place := PART.search(said)):
                 n = int(place[1])
                 writer.where = wheres[n]
-                writer.warn("what Typst refuses is shown as plain text")
-                parts[n] = call("output", call("raw", bodies[n].get_text()))
+                parts[n] = writer.plain(bodies[n])
         if parts == before and not options.pop("pdf_standards", None):
             raise ConversionException(said)
         if parts == before:

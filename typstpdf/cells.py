@@ -72,7 +72,7 @@ def show_cell(nb: NotebookNode, index: int) -> Iterator[str]:
     cell = nb.cells[index]
     # Its tags, and what its metadata say yes to, in one spelling.
     marks = tags(cell)
-    folded = cell.metadata.get("jupyter", {})
+    folded = cell.metadata.get("jupyter") or {}
     for place in (nb.metadata, cell.metadata, folded):
         marks |= {name for name, value in place.items() if value}
     if marks & {"remove_cell", "hide_cell"}:
@@ -199,7 +199,8 @@ def printed(text: str, kind: str = "stdout") -> str:
 
 def tags(cell: NotebookNode) -> set[str]:
     """A cell's tags; Jupyter writes hide-input, others hide_input."""
-    return {tag.replace("-", "_") for tag in cell.metadata.get("tags", [])}
+    found = cell.metadata.get("tags") or []
+    return {str(tag).replace("-", "_") for tag in found}
 
 
 def describe(nb: NotebookNode, index: int) -> str:

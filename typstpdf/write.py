@@ -209,7 +209,15 @@ class Writer:
     def write(self, where: str, body: Tag) -> Typst:
         """A part of the notebook as Typst."""
         self.where = where
-        return self.inside(body)
+        try:
+            return self.inside(body)
+        except RecursionError:
+            return self.plain(body)
+
+    def plain(self, body: Tag) -> Typst:
+        """A part that cannot be set, as its words."""
+        self.warn("what Typst refuses is shown as plain text")
+        return call("output", call("raw", body.get_text()))
 
     def inside(self, tag: Tag, pre: bool = False) -> Typst:
         """What a tag holds, with the marks that links lead to."""
