@@ -48,7 +48,7 @@ HALO = [withStroke(linewidth=2.4, foreground="w")]
 # its docstrings.
 NETWORK_CODE = "\n\n".join(
     re.sub(r'(?s)\n *""".*?"""', "", textwrap.dedent(getsource(part))).strip()
-    for part in (CVAE.encode, reparametrise, CVAE.decode)
+    for part in (CVAE.encode, reparametrise, CVAE.decode, CVAE._decode)
 )
 NETWORK_CODE = Markdown(f"```python\n{NETWORK_CODE}\n```")
 PNG = re.compile(r"data:image/png;base64,([^\"]+)")
@@ -210,7 +210,7 @@ def plot_epochs(samples: Tensor, large: int = 16) -> Figure:
             numbers = range(start + 1, start + 1 + len(part))
             names = ["" if n % every else str(n) for n in numbers]
             draw(ax, part, names, () if start else range(10))
-    fig.text(0.5, 0.01, "epoch", ha="center")
+    fig.text((0.2 + most * large / 2) / WIDTH, 0.01, "epoch", ha="center")
     return fig
 
 
@@ -233,10 +233,10 @@ def plot_training(
     ):
         label = f"{name}, each batch"
         ax.plot(steps, of_batch, color, lw=0.4, label=label)
-        ax.plot(ends, of_test, "k", lw=0.9, path_effects=HALO)
+        ax.plot(ends, of_test, "k.", ms=2.2)
         ax.set(xlabel="number of steps", xlim=(0, steps[-1]))
         ax.grid(lw=0.3)
-    left.plot([], [], "k", label="test images, after each epoch")
+    left.plot([], [], "k.", label="test images, after each epoch")
     left.set(ylabel="nats per image", yscale="log")
     ticks = [80, 100, 150, 200, 300, 400, 600]
     left.set_yticks(ticks, ticks)
@@ -244,7 +244,8 @@ def plot_training(
     left.set_ylim(0.97 * terms.sum(dim=1).min().item())
     right.set_ylim(0)
     for ax in (left, right):
-        for line in ax.legend(loc="upper right").get_lines():
+        look = {"frameon": True, "framealpha": 1, "edgecolor": "w"}
+        for line in ax.legend(loc="upper right", **look).get_lines():
             line.set_linewidth(1.5)
     fig.set_label(
         "The loss at every step (left, logarithmic) and its two terms "
@@ -331,7 +332,7 @@ def _draw_legend(fig: Figure) -> None:
         Line2D([], [], color=color, lw=width, ls=style, label=label)
         for color, width, style, label in (
             (COLORS[0], 1.4, "-", "class (1 s.d.)"),
-            ("k", 0.6, "-", "posterior (1 s.d.)"),
+            ("k", 0.6, "-", "30 posteriors (1 s.d.)"),
             ("0.2", 0.7, "--", "prior (1, 2 s.d.)"),
         )
     ]
@@ -345,7 +346,7 @@ def _draw_classes(
 ) -> None:
     """Draw points, and an ellipse for each class (1 s.d.)."""
     colors = np.array(COLORS)[labels[order]]
-    look = {"s": 1.1, "lw": 0, "alpha": 0.55, "rasterized": True}
+    look = {"s": 1.6, "lw": 0, "alpha": 0.55, "rasterized": True}
     ax.scatter(*mu[order].T, c=colors, **look)
     turn = np.linspace(0, 2 * np.pi, 100)
     circle = np.stack([np.cos(turn), np.sin(turn)])
@@ -387,7 +388,7 @@ def plot_scored(
     Names stand above; below, the label with which an image was drawn, and its
     loss. Arguments are (N, 1, 28, 28) or N; the caption is HTML.
     """
-    caption += " Below: the label with the smallest loss, and that loss."
+    caption += " Below: the label with the smallest loss, and its loss."
     pairs = torch.stack([images, drawn], dim=1)
     rows = len(images) // 10
     fig = Figure(figsize=(WIDTH, 1.3 * rows), label=caption)
