@@ -173,6 +173,7 @@ def pack(members: dict[str, bytes]) -> bytes:
 
 def publish(folder: Path, files: dict[str, bytes]) -> None:
     """Put all files in a folder, or none of them; the ZIP last."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
         for name, data in files.items():
             try:

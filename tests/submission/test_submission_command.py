@@ -133,6 +133,7 @@ def test_run_makes_a_checked_zip(project: Path, capsys: Capture) -> None:
     assert snapshot(project) == before | {
         Path(PDF): members[PDF],
         Path(ZIP): first,
+        Path("figures/a.txt"): b"new",
     }
     assert members["figures/a.txt"] == b"new"
     shown = zoo.text(PdfReader(PDF)).replace("\n", "")
