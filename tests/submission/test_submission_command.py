@@ -171,7 +171,6 @@ SAVED = [
     ("progress bar ended was not saved: cell 2", {"outputs": [BAR]}),
     ("helper.py is newer", {"metadata": LONG_AGO}),
     ("helper.py is newer", {"outputs": [RAN_WITH]}),
-    ("not keep to the notebook format", {"strange": 1}),
     ("not keep to the notebook format", {"metadata": {"tags": None}}),
     ("not keep to the notebook format", {"outputs": [STRANGE, NAMELESS]}),
 ]
