@@ -80,11 +80,6 @@ def hand_in(
             packed = pack.pack(members)
             results = {f"{full_name}.pdf": pdf, f"{full_name}.zip": packed}
             pack.publish(output, results)
-            if execute and not demo:
-                names = {m: m[8:] for m in new if m.count("/") == 1}
-                figures = {names[m]: members[m] for m in names}
-                with contextlib.suppress(OSError):  # perhaps read-only
-                    pack.publish(project / "figures", figures)
         except BaseException as error:
             failed = f"{name}-FAILED.ipynb"
             ran = execute and any(c.get("execution_count") for c in nb.cells)
@@ -96,6 +91,11 @@ def hand_in(
                     error.add_note(kept)
                     break
             raise
+    if execute and not demo:
+        tops = (Path(m).name for m in new if m.count("/") == 1)
+        figures = {top: members[f"figures/{top}"] for top in tops}
+        with contextlib.suppress(OSError):  # perhaps read-only
+            pack.publish(project / "figures", figures)
     data = [str(out.get("data")) for out in notebook.outputs(nb)]
     # One of HTML may show several.
     shown = sum(max("image/" in d, d.count("data:image/")) for d in data)
