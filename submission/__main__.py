@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 def explain(error: BaseException) -> str:
     """What is wrong, for a person."""
     if isinstance(error, SystemExit):
-        return "\nStopped; earlier results are as they were."
+        return "\nStopped; no result is half written."
     what = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, SubmissionError):
         what = str(error)

@@ -70,9 +70,7 @@ def hand_in(
             notes += [f"--include {p}: no such file" for p in lost]
             found = (files | after).items()  # a run may delete its input
             members = {member: file.read_bytes() for member, file in found}
-            new = after.keys() - files.keys() if execute else after.keys()
-            new = [m for m in new if m[:8] == "figures/"]
-            drawn = len(list(filter(pack.PICTURE.search, new)))
+            named = pack.pictures(nb, folder)
             members[f"{full_name}.pdf"] = pdf
             # Half a character in an output is no reason to fail.
             content = v4.writes(nb).encode(errors="backslashreplace")
@@ -91,14 +89,17 @@ def hand_in(
                     error.add_note(kept)
                     break
             raise
+    figures = [member for member in after if member.startswith("figures/")]
     if execute and not demo:
-        tops = (Path(m).name for m in new if m.count("/") == 1)
-        figures = {top: members[f"figures/{top}"] for top in tops}
         with contextlib.suppress(OSError):  # perhaps read-only
-            pack.publish(project / "figures", figures)
+            for member in figures:
+                place, file = (project / member).parent, Path(member).name
+                pack.publish(place, {file: members[member]})
     data = [str(out.get("data")) for out in notebook.outputs(nb)]
     # One of HTML may show several.
     shown = sum(max("image/" in d, d.count("data:image/")) for d in data)
+    drawn = [m for m in figures if pack.PICTURE.search(m)]
+    drawn = len([m for m in drawn if after[m] not in named])
     if shown < drawn:
         notes.append(f"figures/ holds {drawn} pictures, the cells {shown}")
     if len(packed) > 20_000_000:
