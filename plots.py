@@ -192,12 +192,12 @@ def plot_rows(
 
 def plot_epochs(samples: Tensor, large: int = 16) -> Figure:
     """Draw samples (epochs, 10, 1, 28, 28): the first epochs are larger."""
-    height, most = 2.5, 0.21  # inches; the size of a large image
+    height, most = 3.25, 0.25  # inches; the size of a large image
     caption = "A sample for each class after every epoch."
     fig = Figure(figsize=(WIDTH, height), layout="none", label=caption)
     half = max(large, len(samples) + large + 1) // 2  # ends the upper block
     beside = 0.5 + most * large
-    small = min(0.09, (WIDTH - beside) / max(half - large, 1))
+    small = min(0.125, (WIDTH - beside) / max(half - large, 1))
     for start, end, x, y, size in (
         (0, large, 0.2, 0.35, most),
         (large, half, beside, 0.65 + 10 * small, small),
@@ -221,7 +221,7 @@ def plot_training(
 
     They are (epochs, steps, 2); those of test images are for each epoch.
     """
-    fig = Figure(figsize=(WIDTH, 1.9))
+    fig = Figure(figsize=(WIDTH, 2.4))
     left, right = fig.subplots(1, 2, width_ratios=(1.15, 1))
     steps = np.arange(history[..., 0].numel()) + 1
     ends = steps[history.shape[1] - 1 :: history.shape[1]]
