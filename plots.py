@@ -221,7 +221,7 @@ def plot_training(
 
     They are (epochs, steps, 2); those of test images are for each epoch.
     """
-    fig = Figure(figsize=(WIDTH, 2.4))
+    fig = Figure(figsize=(WIDTH, 2.2))
     left, right = fig.subplots(1, 2, width_ratios=(1.15, 1))
     steps = np.arange(history[..., 0].numel()) + 1
     ends = steps[history.shape[1] - 1 :: history.shape[1]]
@@ -284,14 +284,17 @@ def plot_latent_space(
     ax.set(xlim=(-FRAME, FRAME), ylim=(-FRAME, FRAME))
     ax.set(xticks=range(-4, 5, 2), yticks=range(-4, 5, 2))
     ax.tick_params(length=2, pad=2)
+    near = FRAME - 0.1
+    ax.text(near, -near, "$z_1$", ha="right", path_effects=HALO)
+    ax.text(-near, near, "$z_2$", va="top", path_effects=HALO)
     _draw_classes(ax, places, labels.numpy(), inside)
     border = np.clip(places[outside], -FRAME, FRAME)
     colors = [COLORS[label] for label in labels[outside]]
     look = {"s": 4, "lw": 0, "clip_on": False, "rasterized": True}
     ax.scatter(*border.T, c=colors, marker="D", **look)
     for radius in (1, 2):
-        circle = Circle((0, 0), radius, fill=False, ls="--", lw=0.7, ec="0.2")
-        ax.add_patch(circle)
+        look = {"fill": False, "ls": "--", "lw": 0.7, "ec": "0.2"}
+        ax.add_patch(Circle((0, 0), radius, zorder=6, **look))
     for i in order[:30]:
         size = 2 * sigma[i]
         ax.add_patch(Ellipse(mu[i], *size, fill=False, lw=0.6, zorder=4))
@@ -336,7 +339,7 @@ def _draw_legend(fig: Figure) -> None:
             ("0.2", 0.7, "--", "prior (1, 2 s.d.)"),
         )
     ]
-    look = {"handlelength": 1.2, "columnspacing": 1, "borderaxespad": 0.2}
+    look = {"handlelength": 1.2, "columnspacing": 0.8, "borderaxespad": 0.2}
     fig.legend(handles=digits, ncols=4, loc="lower left", **look)
     fig.legend(handles=lines, loc="lower right", **look)
 
@@ -414,8 +417,8 @@ def plot_losses(
     digits: Tensor, garments: Tensor, threshold: Tensor
 ) -> Figure:
     """Draw histograms of losses (N,), (M,), logarithmic, in the same bins."""
-    caption = "Reconstruction losses of all test images of both datasets."
-    fig = Figure(figsize=(WIDTH, 1.3), label=caption)
+    caption = "Reconstruction losses of all test images (axes: logarithmic)."
+    fig = Figure(figsize=(WIDTH, 1.8), label=caption)
     ax = fig.subplots()
     values = torch.cat([digits, garments])
     bins = np.geomspace(values.min().item(), values.max().item(), 90)
@@ -427,11 +430,11 @@ def plot_losses(
     label = f"threshold, {threshold:.0f} nats"
     ax.axvline(threshold.item(), c="k", lw=0.8, ls="--", label=label)
     ax.set(xscale="log", xlabel="reconstruction loss, nats (logarithmic)")
-    ax.set(ylabel="images per bin", xlim=(bins[0], bins[-1]))
     ticks = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
     ax.set_xticks(ticks, ticks)
+    ax.set(ylabel="images per bin", xlim=(bins[0], bins[-1]), yscale="log")
     ax.minorticks_off()
-    ax.legend()
+    ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     return fig
 
 
@@ -491,7 +494,7 @@ def percent(hits: np.ndarray) -> str:
     """A share in percent with its standard error, from (N,) booleans."""
     share = hits.mean()
     error = (share * (1 - share) / len(hits)) ** 0.5
-    return f"{100 * share:.1f} ± {100 * error:.1f} %"
+    return f"{100 * share:.1f} ± {100 * error:.1f}%"
 
 
 def distance_from_prior(mu: Tensor, logvar: Tensor, labels: Tensor) -> float:
