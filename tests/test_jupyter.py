@@ -147,7 +147,7 @@ def run_all_cells(page: "sync_api.Page") -> set[tuple[str, str]]:
     page.evaluate(WATCH)
     choose(page, "Run", "Run All Cells")
     # The last cell fills them in; its own code is folded away.
-    page.get_by_text("Key figures").wait_for(timeout=240_000)
+    page.get_by_text("Key results").wait_for(timeout=240_000)
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     bars = "\n".join(page.evaluate("[...window.bars]"))
     return set(BAR.findall(bars))

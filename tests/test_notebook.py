@@ -66,7 +66,7 @@ def test_run_says_that_it_is_a_demo(
     reader = PdfReader(unpacked / f"{NAME}-DEMO.pdf")
     page = reader.pages[0].extract_text()
     assert "DEMO: computed from stand-in data" in page
-    assert "Key figures" in page and "after a full run" not in page
+    assert "Key results" in page and "after a full run" not in page
     words = "".join(page.extract_text() for page in reader.pages)
     assert len(set(re.findall(r"Figure\s\d+:", words))) == len(FIGURES)
 
