@@ -22,11 +22,11 @@ CLASSIC = jupyter_path("nbconvert/templates/classic/static/style.css")
 CLASSIC = next(path for path in map(Path, CLASSIC) if path.exists())
 COLOURS = re.compile(r"\.(?:ansi|alert)-[a-z-]+ \{[^}]*\}")
 STYLE = re.compile(r"(?is)<style\b[^>]*>(.*?)</style>")
-SVG = re.compile(r"(?s)<svg\b([^>]*)(>.*?</svg>)")
-NAMESPACE = re.compile(r' xmlns(:xlink)?="[^"]*"')
+# Not those that stand in a picture's address.
+SVG = re.compile(r"(?s)(?<!,)<svg\b([^>]*)>.*?</svg>")
 HIDDEN = re.compile(
     r"(?i)(?<![\w-])(display:\s*none|visibility:\s*(hidden|collapse)|clip:\s*rect"
-    r"|(opacity|max-height):\s*0(%|px)?|clip-path:\s*inset\((50|100)%\))"
+    r"|(opacity|max-height|font-size):\s*0(%|px)?|clip-path:\s*inset\((50|100)%\)|left:\s*-\d{4,}px)"
     r"\s*(;|\(|$|!)"
 )
 
@@ -60,11 +60,7 @@ def inlined(html: str, css: str) -> str:
 
 def drawing(found: re.Match) -> str:
     """A drawing as a picture."""
-    about = NAMESPACE.sub("", found[1])
-    names = 'xmlns="http://www.w3.org/2000/svg" '
-    names += 'xmlns:xlink="http://www.w3.org/1999/xlink"'
-    svg = f"<svg {names}{about}{found[2]}".replace("&nbsp;", "\xa0")
-    return f'<img src="{address(svg)}"{about}>'
+    return f'<img src="{address(found[0])}"{found[1]}>'
 
 
 @lru_cache(maxsize=10_000)
