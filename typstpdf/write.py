@@ -42,10 +42,17 @@ FUNCTIONS = dict.fromkeys(("b", "strong"), "strong")
 FUNCTIONS |= dict.fromkeys(("i", "em", "cite", "var", "dfn"), "emph")
 FUNCTIONS |= dict.fromkeys(("u", "ins"), "underline")
 FUNCTIONS |= dict.fromkeys(("s", "strike", "del"), "strike")
-FUNCTIONS |= {"sub": "sub", "sup": "super", "small": "small", "big": "large"}
+FUNCTIONS |= {"sub": "sub", "sup": "super"}
 FUNCTIONS |= {"q": "quote", "blockquote": "blockquote", "dd": "indented"}
 FUNCTIONS["figcaption"] = "caption"
 LINES = {"underline": "underline", "line-through": "strike"}
+# Sizes of fonts; a browser's own has 14 pixels.
+SIZE = re.compile(r"(\d{0,3}\.?\d+)(px|pt|r?em|%)")
+UNITS = {"px": 1 / 14, "pt": 2 / 21, "em": 1, "rem": 1, "%": 0.01}
+NAMED = {"xx-small": 0.6, "x-small": 0.75, "smaller": 0.83, "small": 0.9}
+NAMED |= {"larger": 1.2, "large": 1.2, "x-large": 1.5, "xx-large": 2}
+NUMBERINGS = {"lower-alpha": "a", "lower-latin": "a", "lower-roman": "i"}
+NUMBERINGS |= {"upper-alpha": "A", "upper-latin": "A", "upper-roman": "I"}
 WEIGHTS = {"normal": 400, "400": 400}
 WEIGHTS |= dict.fromkeys(("bold", "bolder", "600", "700", "800"), 700)
 
@@ -58,6 +65,7 @@ EMPTY = Typst("[]")
 SPACE = Typst("[ ]")
 PARAGRAPH = Typst("parbreak()")
 NEW_PAGE = Typst("colbreak(weak: true)")
+SIDES = ("left", "right", "top", "bottom")
 PLACES = ("left", "center", "right", "start", "end")
 PLACES = {place: Typst(place) for place in PLACES}
 
@@ -124,6 +132,26 @@ def length(value: str) -> Typst | None:
     return Typst(f"{0.75 * float(found[1]):g}pt" if pixels else value)
 
 
+def size(value: str) -> Typst | None:
+    """The size of a font, in that of what is around it."""
+    factor = NAMED.get(value)
+    if found := SIZE.fullmatch(value):
+        factor = float(found[1]) * UNITS[found[2]]
+    return factor and Typst(f"{min(max(factor, 0.4), 6):.3g}em")
+
+
+def borders(look: Look) -> Typst | None:
+    """The lines around something."""
+    sides = {}
+    for side in SIDES:
+        said = look.get(f"border-{side}", look.get("border", "")).split(" ", 2)
+        if {"solid", "dashed", "dotted", "double"}.intersection(said):
+            wide = next(filter(None, map(length, said)), None)
+            ink = colour(said[-1])
+            sides[side] = call("stroke", thickness=wide, paint=ink)
+    return call("", **sides) if sides else None
+
+
 def colour(value: str) -> Typst | None:
     """A colour of CSS; None if there is none to see."""
     found = tinycss2.color4.parse_color(value)
@@ -158,6 +186,7 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     style = look.get("font-style")
     text = {
         "fill": colour(look.get("color", "")),
+        "size": size(look.get("font-size", "")),
         "weight": WEIGHTS.get(look.get("font-weight", "")),
         "style": style if style in ("normal", "italic", "oblique") else None,
         "dir": Typst("rtl") if look.get("direction") == "rtl" else None,
@@ -167,14 +196,17 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     for line, function in LINES.items():
         if line in look.get("text-decoration", ""):
             body = call(function, body)
-    if tag.name not in CELLS and (behind := fill(look)):
-        body = call("panel" if block else "highlight", body, fill=behind)
+    ground, edge = fill(look), borders(look)
+    if (ground or edge) and tag.name not in (*CELLS, "hr"):
+        options = {"fill": ground or Typst("none"), "stroke": edge}
+        body = call("panel" if block else "highlight", body, **options)
     if block and (place := PLACES.get(look.get("text-align", ""))):
         body = call("align", place, body)
     in_row = block and look_of(tag.parent).get("display") == "flex"
     in_row |= "inline-" in shown or (block and floats == "left")
     if in_row and not cell:
-        body = call("beside", body, width=length(look.get("width", "")))
+        wide = None if tag.find_parent(CELLS) else look.get("width")
+        body = call("beside", body, width=length(wide or ""))
     elif floats == "right":
         body = call("align", Typst("right"), body)
     elif block:
@@ -362,7 +394,7 @@ class Writer:
         if tag.name != "ol" or style == "none":
             marker = EMPTY if "none" in style else None
             return call("list", *items, marker=marker, tight=tight)
-        kind = tag.get("type", "")
+        kind = NUMBERINGS.get(style, tag.get("type", ""))
         kind = kind + "." if kind in ("a", "A", "i", "I") else "1."
         turned = tag.has_attr("reversed")
         start = whole(tag, "start")
@@ -392,13 +424,14 @@ class Writer:
                 inside = dressed(cell, self.inside(cell), look)
                 place = {"y": y, "colspan": wide, "rowspan": high}
                 place["align"] = PLACES.get(look.get("text-align", ""))
-                made = call("table.cell", inside, fill=fill(look), **place)
+                place |= {"fill": fill(look), "stroke": borders(look)}
+                made = call("table.cell", inside, **place)
                 (head if y < above else body).append(made)
         if head:
             rule = call("table.hline", y=above)
             body = [call("table.header", *head), rule, *body]
         caption = tag.find("caption", recursive=False)
-        caption = self.inside(caption) if caption else EMPTY
+        caption = (caption and self.node(caption, False)) or EMPTY
         made = call("table", *body, columns=max(widths, default=0))
         return call("fitted-table", made, caption) if body else EMPTY
 
