@@ -13,8 +13,8 @@ from itertools import groupby
 from urllib.parse import unquote
 
 import mistune
-from mistune.plugins.table import table_in_list, table_in_quote
 from bs4 import BeautifulSoup
+from mistune.plugins.table import table_in_list, table_in_quote
 from nbconvert.filters import ansi2html
 from nbformat import NotebookNode
 
@@ -58,17 +58,17 @@ PIECE = rf"""
 """
 PIECE = re.compile("(?xsm)" + PIECE)
 # In HTML, a formula ends with the tag that it stands in, as R's "$a" does.
-IN_HTML = re.compile(PIECE.pattern.replace(r"\n\s*\n", r"</?(?!br)[a-zA-Z]"))
+IN_HTML = re.compile(PIECE.pattern.replace(r"\n\s*\n", r"</?[a-zA-Z]"))
 TAKEN = re.compile("\ufdd0(\\d+)\ufdd1")
 # A table's row may hold code with a bar, which ends no cell.
 BAR = "\ufdd2"
 PAGE = '<div style="break-after: page"></div>'
 HIDDEN_OUTPUT = {"remove_output", "hide_output", "outputs_hidden"}
 HIDDEN_SOURCE = {"remove_input", "hide_input", "hide_code", "source_hidden"}
+PLUGINS = ["strikethrough", "table", "url", "task_lists"]
 MARKDOWN = mistune.create_markdown(
     renderer=mistune.HTMLRenderer(False, allow_harmful_protocols=True),
-    plugins=["strikethrough", "table", table_in_list, table_in_quote]
-    + ["url", "task_lists"],
+    plugins=[*PLUGINS, table_in_list, table_in_quote],
 )
 
 

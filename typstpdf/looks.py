@@ -65,9 +65,11 @@ def drawing(found: re.Match) -> str:
 
 @lru_cache(maxsize=10_000)
 def declared(style: str) -> Look:
-    """The declarations of a tag's ``style``."""
+    """The declarations of a tag's ``style``, with one name for grounds."""
     return {
-        item.lower_name: tinycss2.serialize(item.value).strip().lower()
+        re.sub(
+            "^background-(color|image)", "background", item.lower_name
+        ): tinycss2.serialize(item.value).strip().lower()
         for item in tinycss2.parse_blocks_contents(style)
         if item.type == "declaration"
     }

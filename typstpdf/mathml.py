@@ -122,13 +122,7 @@ def box(node: Node, body: Typst, **options: object) -> Typst:
 
 
 class Setter:
-    """Writes a formula; its methods are named by the node they write.
-
-    Attributes:
-        number: what stands at the right margin, such as "(1)"; "" if its
-            rows have their own.
-        unknown: commands that MathJax does not know.
-    """
+    """Writes a `Formula`; its methods are named by the node they write."""
 
     def __init__(self) -> None:
         self.number: str | None = None

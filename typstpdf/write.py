@@ -42,15 +42,13 @@ FUNCTIONS = dict.fromkeys(("b", "strong"), "strong")
 FUNCTIONS |= dict.fromkeys(("i", "em", "cite", "var", "dfn"), "emph")
 FUNCTIONS |= dict.fromkeys(("u", "ins"), "underline")
 FUNCTIONS |= dict.fromkeys(("s", "strike", "del"), "strike")
-FUNCTIONS |= {"sub": "sub", "sup": "super"}
-FUNCTIONS |= {"q": "quote", "blockquote": "blockquote", "dd": "indented"}
-FUNCTIONS["figcaption"] = "caption"
+FUNCTIONS |= {"sub": "sub", "sup": "super", "q": "quote", "dd": "indented"}
 LINES = {"underline": "underline", "line-through": "strike"}
-# Sizes of fonts; a browser's own has 14 pixels.
-SIZE = re.compile(r"(\d{0,3}\.?\d+)(px|pt|r?em|%)")
-UNITS = {"px": 1 / 14, "pt": 2 / 21, "em": 1, "rem": 1, "%": 0.01}
-NAMED = {"xx-small": 0.6, "x-small": 0.75, "smaller": 0.83, "small": 0.9}
-NAMED |= {"larger": 1.2, "large": 1.2, "x-large": 1.5, "xx-large": 2}
+# The size of a font; Jupyter's own has 14 pixels.
+SIZE = re.compile(r"(\d{0,3}\.?\d+)?([a-z%-]+)")
+SIZES = {"px": 1 / 14, "pt": 2 / 21, "em": 1, "rem": 1, "%": 0.01}
+SIZES |= {"x-small": 0.75, "smaller": 0.83, "small": 0.9, "large": 1.2}
+SIZES |= {"larger": 1.2, "x-large": 1.5, "xx-large": 2}
 NUMBERINGS = {"lower-alpha": "a", "lower-latin": "a", "lower-roman": "i"}
 NUMBERINGS |= {"upper-alpha": "A", "upper-latin": "A", "upper-roman": "I"}
 WEIGHTS = {"normal": 400, "400": 400}
@@ -65,7 +63,6 @@ EMPTY = Typst("[]")
 SPACE = Typst("[ ]")
 PARAGRAPH = Typst("parbreak()")
 NEW_PAGE = Typst("colbreak(weak: true)")
-SIDES = ("left", "right", "top", "bottom")
 PLACES = ("left", "center", "right", "start", "end")
 PLACES = {place: Typst(place) for place in PLACES}
 
@@ -133,21 +130,21 @@ def length(value: str) -> Typst | None:
 
 
 def size(value: str) -> Typst | None:
-    """The size of a font, in that of what is around it."""
-    factor = NAMED.get(value)
-    if found := SIZE.fullmatch(value):
-        factor = float(found[1]) * UNITS[found[2]]
-    return factor and Typst(f"{min(max(factor, 0.4), 6):.3g}em")
+    """The size of a font, as a part of what is around it."""
+    found = SIZE.fullmatch(value)
+    factor = found and float(found[1] or 1) * SIZES.get(found[2], 0)
+    return Typst(f"{min(max(factor, 0.4), 6):.3g}em") if factor else None
 
 
 def borders(look: Look) -> Typst | None:
     """The lines around something."""
     sides = {}
-    for side in SIDES:
-        said = look.get(f"border-{side}", look.get("border", "")).split(" ", 2)
-        if {"solid", "dashed", "dotted", "double"}.intersection(said):
-            wide = next(filter(None, map(length, said)), None)
-            ink = colour(said[-1])
+    for side in ("left", "right", "top", "bottom"):
+        line = look.get(f"border-{side}", look.get("border", ""))
+        if re.search("solid|dashed|dotted|double", line):
+            parts = line.split(" ", 2)
+            wide = next(filter(None, map(length, parts)), None)
+            ink = colour(parts[-1])
             sides[side] = call("stroke", thickness=wide, paint=ink)
     return call("", **sides) if sides else None
 
@@ -164,8 +161,7 @@ def colour(value: str) -> Typst | None:
 
 def fill(look: Look) -> Typst | None:
     """What stands behind something: a colour, or a bar."""
-    names = ("background-color", "background", "bgcolor")
-    value = next(filter(None, map(look.get, names)), "")
+    value = look.get("background", look.get("bgcolor", ""))
     found = STOP.findall(value.removeprefix("linear-gradient("))
     stops = [(min(float(at), 100), name) for name, at in found if at]
     stops.sort(key=lambda stop: stop[0])
@@ -178,11 +174,19 @@ def fill(look: Look) -> Typst | None:
     return call("gradient.linear", *bar)
 
 
+def framed(function: str, body: Typst, look: Look) -> Typst:
+    """Contents on their ground, with the lines around them."""
+    ground, edge = fill(look), borders(look)
+    if not ground and not edge:
+        return body
+    return call(function, body, fill=ground or Typst("none"), stroke=edge)
+
+
 def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     """Contents in their colours, in their place."""
     shown, floats = look.get("display", ""), look.get("float")
     cell = tag.name in (*CELLS, "li")
-    block = not cell and shown in ("block", "flex", "grid")
+    block = not cell and shown in ("block", "flex", "grid", "table")
     style = look.get("font-style")
     text = {
         "fill": colour(look.get("color", "")),
@@ -196,10 +200,8 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     for line, function in LINES.items():
         if line in look.get("text-decoration", ""):
             body = call(function, body)
-    ground, edge = fill(look), borders(look)
-    if (ground or edge) and tag.name not in (*CELLS, "hr"):
-        options = {"fill": ground or Typst("none"), "stroke": edge}
-        body = call("panel" if block else "highlight", body, **options)
+    if tag.name not in (*CELLS, "table", "hr"):
+        body = framed("panel" if block else "highlight", body, look)
     if block and (place := PLACES.get(look.get("text-align", ""))):
         body = call("align", place, body)
     in_row = block and look_of(tag.parent).get("display") == "flex"
@@ -401,7 +403,7 @@ class Writer:
         options = {"numbering": kind, "tight": tight, "reversed": turned}
         return call("enum", *items, start=start, **options)
 
-    def table(self, tag: Tag, _look: Look) -> Typst:
+    def table(self, tag: Tag, look: Look) -> Typst:
         """A table, its cells in the rows where a browser puts them."""
         rows = [row for row in tag("tr") if row.find_parent("table") is tag]
         rows = [r for r in rows if not HIDDEN.search(r.get("style", ""))]
@@ -416,15 +418,15 @@ class Writer:
         for y, row in enumerate(rows):
             end = above if y < above else len(rows)
             for cell in row(CELLS, recursive=False):
-                look = look_of(row) | look_of(cell)
+                own = look_of(row.parent) | look_of(row) | look_of(cell)
                 wide = min(whole(cell, "colspan") or 1, most)
                 high = min(whole(cell, "rowspan", 1) or end, end - y)
                 for below in range(y, y + high):
                     widths[below] += wide
-                inside = dressed(cell, self.inside(cell), look)
+                inside = dressed(cell, self.inside(cell), own)
                 place = {"y": y, "colspan": wide, "rowspan": high}
-                place["align"] = PLACES.get(look.get("text-align", ""))
-                place |= {"fill": fill(look), "stroke": borders(look)}
+                place["align"] = PLACES.get(own.get("text-align", ""))
+                place |= {"fill": fill(own), "stroke": borders(own)}
                 made = call("table.cell", inside, **place)
                 (head if y < above else body).append(made)
         if head:
@@ -433,6 +435,7 @@ class Writer:
         caption = tag.find("caption", recursive=False)
         caption = (caption and self.node(caption, False)) or EMPTY
         made = call("table", *body, columns=max(widths, default=0))
+        made = framed("block", made, look)
         return call("fitted-table", made, caption) if body else EMPTY
 
 
