@@ -39,11 +39,7 @@ MAX_TIME, MAX_MEMORY = 2, 200_000_000
 
 
 def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
-    """Set a notebook's formulas, in their order.
-
-    Args:
-        formulas: TeX without dollars, and whether it is displayed.
-    """
+    """Set a notebook's formulas: TeX, and whether it is displayed."""
     done = [Formula(tex, block) for tex, block in formulas]
     if not done:
         return done

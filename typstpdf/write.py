@@ -51,8 +51,8 @@ SIZES |= {"x-small": 0.75, "smaller": 0.83, "small": 0.9, "large": 1.2}
 SIZES |= {"larger": 1.2, "x-large": 1.5, "xx-large": 2}
 NUMBERINGS = {"lower-alpha": "a", "lower-latin": "a", "lower-roman": "i"}
 NUMBERINGS |= {"upper-alpha": "A", "upper-latin": "A", "upper-roman": "I"}
-WEIGHTS = {"normal": 400, "400": 400}
-WEIGHTS |= dict.fromkeys(("bold", "bolder", "600", "700", "800"), 700)
+WEIGHTS = dict.fromkeys(("bold", "bolder", "600", "700", "800"), 700)
+WEIGHTS |= {"normal": 400, "400": 400}
 
 
 class Typst(str):
@@ -118,7 +118,7 @@ def join(pieces: Iterable[str | bool | None]) -> Typst:
 def words(tag: Tag) -> str:
     """What a tag says in one line, without its formulas."""
     said = (text for text in tag.strings if text.parent.name != "tex")
-    return " ".join(" ".join(said).split())
+    return " ".join("".join(said).split())
 
 
 def length(value: str) -> Typst | None:
@@ -214,10 +214,10 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     elif block:
         body = join([PARAGRAPH, body, PARAGRAPH])
     before, after = (
-        look.get(f"break-{side}", look.get(f"page-break-{side}")) in PAGES
+        look.get(f"break-{side}") in PAGES and NEW_PAGE
         for side in ("before", "after")
     )
-    return join([before and NEW_PAGE, body, after and NEW_PAGE])
+    return join([before, body, after])
 
 
 class Writer:

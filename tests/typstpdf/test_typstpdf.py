@@ -86,6 +86,11 @@ SHOWN = [
     ("<table><tr><th>h<td>cell<br>two</table>", "h | cell two", "<"),
     ("one<script>alert(1)</script>", "one", "alert"),
     ("one<style>p {color: blue}</style>", "one", "color"),
+    (
+        "<style>@media print {.n {display: none}}</style><b class=n>no",
+        "",
+        "no",
+    ),
     ("<ul><li>one<li>two</ul>", "• one | • two", "<"),
     ("1. a\n\n   | b |\n   |---|\n   | c |", "b c", "|"),
     ('<ol style="list-style: upper-roman"><li>x</ol>', "I. x", "1."),
