@@ -308,6 +308,8 @@ class Writer:
             return Typst("horizontalrule")
         if name == "input" and tag.get("type") == "checkbox":
             return join(["☒ " if tag.has_attr("checked") else "☐ "])
+        if name == "math":
+            self.warn("a formula in MathML is printed as its signs")
         inside = self.inside(tag, pre or name in MONO)
         if name == "li" and (number := whole(tag, "value")):
             return call("enum.item", number, inside)

@@ -116,6 +116,7 @@ DIFFERENT = [
     ("![](attachment:gone.png)", "gone.png", "gone.png"),
     ("![](http://[a.png)", "a.png", "a.png"),
     ("![](a%00.png)", "a%00.png", "a%00.png"),
+    ("<math><mi>x</mi><mn>2</mn></math>", "x2", "MathML"),
     ('<img src="a\nb.png">', "b.png", "a b.png"),
     ("| a |\n|--|\n| ![](x.svg) |", "x.svg", "x.svg"),
     ("no font has \U0010fffd this", "«U+10FFFD»", "U+10FFFD"),
