@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import mistune
 from bs4 import BeautifulSoup
+from mistune.plugins.table import table_in_list, table_in_quote
 from nbconvert.filters import ansi2html
 from nbformat import NotebookNode
 
@@ -31,16 +32,18 @@ OBJECT = re.compile(
 GONE = re.compile(
     r"(?m)(?:^|(?<=\x1b\[A))[^\n]*\n(?:([^\n]*)\x1b\[A([^\n]*\n)(?!\r)"
     r"|[^\n]*\x1b\[A)|^[^\n]*\r(?=[^\n])"
-    r"|[^\n\x08]\x08|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
+    r"|[^\n\x08]\x08|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x07|\x1b\(B"
 )
+NAMESPACE = re.compile(r"""\sxmlns(:xlink)?=("[^"]*"|'[^']*')""")
+NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" '
+NAMESPACES += 'xmlns:xlink="http://www.w3.org/1999/xlink"'
 CONTROL = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef]"
 )
 # What Jupyter takes for a formula, and where it does not look for one.
 BODY = r"(?>\\.|\{(?:\\.|[^{}\\]|\{[^{}]*\})*\}|(?!\n\s*\n)[^$\\])+?"
 ANY = r"(?:(?!\n\s*\n).)*?"
-PIECE = re.compile(
-    rf"""
+PIECE = rf"""
     <!--.*?--> | \\[\\`](?![(\[]) | \]\([^()\s]*\)
     | <(?P<tag>script|style|pre|code|textarea|svg|math)\b.*?</(?P=tag)\s*>
     | <[/a-zA-Z](?:"[^"]*"|'[^']*'|[^<>"'$])*>
@@ -52,18 +55,20 @@ PIECE = re.compile(
         | \\?\\\({ANY}\\?\\\) | \\?\\\[{ANY}\\?\\\]
         | \\begin\{{(?P<env>[a-zA-Z]+\*?)\}}{ANY}\\end\{{(?P=env)\}}
         | \\(?:eq)?ref\{{[^{{}}\n]+\}})
-    """,
-    re.VERBOSE | re.DOTALL | re.MULTILINE,
-)
+"""
+PIECE = re.compile("(?xsm)" + PIECE)
+# In HTML, a formula ends with the tag that it stands in, as R's "$a" does.
+IN_HTML = re.compile(PIECE.pattern.replace(r"\n\s*\n", r"</?[a-zA-Z]"))
 TAKEN = re.compile("\ufdd0(\\d+)\ufdd1")
 # A table's row may hold code with a bar, which ends no cell.
 BAR = "\ufdd2"
 PAGE = '<div style="break-after: page"></div>'
 HIDDEN_OUTPUT = {"remove_output", "hide_output", "outputs_hidden"}
 HIDDEN_SOURCE = {"remove_input", "hide_input", "hide_code", "source_hidden"}
+PLUGINS = ["strikethrough", "table", "url", "task_lists"]
 MARKDOWN = mistune.create_markdown(
     renderer=mistune.HTMLRenderer(False, allow_harmful_protocols=True),
-    plugins=["strikethrough", "table", "url", "task_lists"],
+    plugins=[*PLUGINS, table_in_list, table_in_quote],
 )
 
 
@@ -115,6 +120,8 @@ def address(data: str) -> str:
     """A picture of the notebook, base64 or SVG, as an address of its own."""
     data = str(data).strip()
     if data.startswith("<"):
+        data = NAMESPACE.sub("", data).replace("&nbsp;", "\xa0")
+        data = data.replace("<svg", f"<svg {NAMESPACES}", 1)
         data = base64.b64encode(data.encode(errors="replace")).decode()
     return f"data:;base64,{escape(data)}"
 
@@ -133,7 +140,8 @@ def render(source: str, parser: Callable[[str], str] = str) -> str:
         taken.append(f"<tex>{escape(unescape(found[0]))}</tex>")
         return f"\ufdd0{len(taken) - 1}\ufdd1"
 
-    html = parser(PIECE.sub(take, CONTROL.sub(named, source)))
+    pattern = IN_HTML if parser is str else PIECE
+    html = parser(pattern.sub(take, CONTROL.sub(named, source)))
     html = html.replace(BAR, "|")
     return TAKEN.sub(lambda found: taken[int(found[1])], html)
 
@@ -151,7 +159,10 @@ def show_output(run: list[NotebookNode]) -> str:
     if out.output_type == "error":
         return printed("\n".join(out.traceback), "error")
     data = out.data
-    for mime in (mime for mime in IMAGES if mime in data):
+    html = str(data.get("text/html", ""))
+    # A formula's picture is too small or too wide where the formula is not.
+    found = [] if "text/latex" in data else IMAGES
+    for mime in (mime for mime in found if mime in data):
         told = out.metadata.get(mime)
         told = told if isinstance(told, dict) else {}
         html = f'<img src="{address(data[mime])}"'
@@ -160,7 +171,6 @@ def show_output(run: list[NotebookNode]) -> str:
         alt = escape(str(told.get("alt") or ""))
         below = f"<figcaption>{alt}</figcaption>" if alt else ""
         return f"<figure>{html}>{below}</figure>"
-    html = str(data.get("text/html", ""))
     # What sklearn and xarray unfold by a click they say in plain text, too.
     folded = "text-repr-fallback" in html
     page = BeautifulSoup(html, "html.parser")
@@ -176,7 +186,10 @@ def show_output(run: list[NotebookNode]) -> str:
     if "application/json" in data:
         return printed(json.dumps(data["application/json"], indent=2))
     plain = printed(OBJECT.sub("", str(data.get("text/plain", "")).rstrip()))
-    others = escape(", ".join(mime for mime in data if mime != "text/plain"))
+    # Of HTML without these, such as styles, a browser shows nothing either.
+    idle = html and not page.find(["script", "input", "button", "select"])
+    unseen = {"text/plain", "text/html" if idle else ""}
+    others = escape(", ".join(mime for mime in data if mime not in unseen))
     if folded or not others:
         return plain
     said = "" if plain else others

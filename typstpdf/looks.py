@@ -22,11 +22,14 @@ CLASSIC = jupyter_path("nbconvert/templates/classic/static/style.css")
 CLASSIC = next(path for path in map(Path, CLASSIC) if path.exists())
 COLOURS = re.compile(r"\.(?:ansi|alert)-[a-z-]+ \{[^}]*\}")
 STYLE = re.compile(r"(?is)<style\b[^>]*>(.*?)</style>")
-SVG = re.compile(r"(?s)<svg\b([^>]*)(>.*?</svg>)")
-NAMESPACE = re.compile(r' xmlns(:xlink)?="[^"]*"')
+PRINT = re.compile(r"@media\s+print\s*\{((?:[^{}]*\{[^{}]*\})*\s*)\}")
+# Not those that stand in a picture's address.
+SVG = re.compile(r"(?s)(?<!,)<svg\b([^>]*)>.*?</svg>")
+# In names that have a shorter one, which is then the only one.
+LONGER = re.compile(r"(?<=background)-(color|image)(?=\s*:)|page-(?=break)")
 HIDDEN = re.compile(
     r"(?i)(?<![\w-])(display:\s*none|visibility:\s*(hidden|collapse)|clip:\s*rect"
-    r"|(opacity|max-height):\s*0(%|px)?|clip-path:\s*inset\((50|100)%\))"
+    r"|(opacity|max-height|font-size):\s*0(%|px)?|clip-path:\s*inset\((50|100)%\)|left:\s*-\d{4,}px)"
     r"\s*(;|\(|$|!)"
 )
 
@@ -39,7 +42,7 @@ def parse(pages: list[str]) -> list[Tag]:
     # The same sheet stands in every table that pandas writes.
     sheets = [SHEET, *COLOURS.findall(CLASSIC.read_text())]
     sheets += STYLE.findall("".join(pages))
-    css = "\n".join(dict.fromkeys(sheets))
+    css = PRINT.sub(r"\1", "\n".join(dict.fromkeys(sheets)))
     htmls = [SVG.sub(drawing, inlined(page, css)) for page in pages]
     return [BeautifulSoup(html, "html.parser") for html in htmls]
 
@@ -60,11 +63,7 @@ def inlined(html: str, css: str) -> str:
 
 def drawing(found: re.Match) -> str:
     """A drawing as a picture."""
-    about = NAMESPACE.sub("", found[1])
-    names = 'xmlns="http://www.w3.org/2000/svg" '
-    names += 'xmlns:xlink="http://www.w3.org/1999/xlink"'
-    svg = f"<svg {names}{about}{found[2]}".replace("&nbsp;", "\xa0")
-    return f'<img src="{address(svg)}"{about}>'
+    return f'<img src="{address(found[0])}"{found[1]}>'
 
 
 @lru_cache(maxsize=10_000)
@@ -72,7 +71,7 @@ def declared(style: str) -> Look:
     """The declarations of a tag's ``style``."""
     return {
         item.lower_name: tinycss2.serialize(item.value).strip().lower()
-        for item in tinycss2.parse_blocks_contents(style)
+        for item in tinycss2.parse_blocks_contents(LONGER.sub("", style))
         if item.type == "declaration"
     }
 

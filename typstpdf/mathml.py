@@ -39,11 +39,7 @@ MAX_TIME, MAX_MEMORY = 2, 200_000_000
 
 
 def typeset(formulas: Sequence[tuple[str, bool]]) -> list[Formula]:
-    """Set a notebook's formulas, in their order.
-
-    Args:
-        formulas: TeX without dollars, and whether it is displayed.
-    """
+    """Set a notebook's formulas: TeX, and whether it is displayed."""
     done = [Formula(tex, block) for tex, block in formulas]
     if not done:
         return done
@@ -122,13 +118,7 @@ def box(node: Node, body: Typst, **options: object) -> Typst:
 
 
 class Setter:
-    """Writes a formula; its methods are named by the node they write.
-
-    Attributes:
-        number: what stands at the right margin, such as "(1)"; "" if its
-            rows have their own.
-        unknown: commands that MathJax does not know.
-    """
+    """Writes a `Formula`; its methods are named by the node they write."""
 
     def __init__(self) -> None:
         self.number: str | None = None

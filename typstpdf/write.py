@@ -42,12 +42,17 @@ FUNCTIONS = dict.fromkeys(("b", "strong"), "strong")
 FUNCTIONS |= dict.fromkeys(("i", "em", "cite", "var", "dfn"), "emph")
 FUNCTIONS |= dict.fromkeys(("u", "ins"), "underline")
 FUNCTIONS |= dict.fromkeys(("s", "strike", "del"), "strike")
-FUNCTIONS |= {"sub": "sub", "sup": "super", "small": "small", "big": "large"}
-FUNCTIONS |= {"q": "quote", "blockquote": "blockquote", "dd": "indented"}
-FUNCTIONS["figcaption"] = "caption"
+FUNCTIONS |= {"sub": "sub", "sup": "super", "q": "quote", "dd": "indented"}
 LINES = {"underline": "underline", "line-through": "strike"}
-WEIGHTS = {"normal": 400, "400": 400}
-WEIGHTS |= dict.fromkeys(("bold", "bolder", "600", "700", "800"), 700)
+# The size of a font; Jupyter's own has 14 pixels.
+SIZE = re.compile(r"(\d{0,3}\.?\d+)?([a-z%-]+)")
+SIZES = {"px": 1 / 14, "pt": 2 / 21, "em": 1, "rem": 1, "%": 0.01}
+SIZES |= {"x-small": 0.75, "smaller": 0.83, "small": 0.9, "large": 1.2}
+SIZES |= {"larger": 1.2, "x-large": 1.5, "xx-large": 2}
+NUMBERINGS = {"lower-alpha": "a", "lower-latin": "a", "lower-roman": "i"}
+NUMBERINGS |= {"upper-alpha": "A", "upper-latin": "A", "upper-roman": "I"}
+WEIGHTS = dict.fromkeys(("bold", "bolder", "600", "700", "800"), 700)
+WEIGHTS |= {"normal": 400, "400": 400}
 
 
 class Typst(str):
@@ -113,7 +118,7 @@ def join(pieces: Iterable[str | bool | None]) -> Typst:
 def words(tag: Tag) -> str:
     """What a tag says in one line, without its formulas."""
     said = (text for text in tag.strings if text.parent.name != "tex")
-    return " ".join(" ".join(said).split())
+    return " ".join("".join(said).split())
 
 
 def length(value: str) -> Typst | None:
@@ -122,6 +127,26 @@ def length(value: str) -> Typst | None:
         return None
     pixels = found[2] in ("px", None)
     return Typst(f"{0.75 * float(found[1]):g}pt" if pixels else value)
+
+
+def size(value: str) -> Typst | None:
+    """The size of a font, as a part of what is around it."""
+    found = SIZE.fullmatch(value)
+    factor = found and float(found[1] or 1) * SIZES.get(found[2], 0)
+    return Typst(f"{min(max(factor, 0.4), 6):.3g}em") if factor else None
+
+
+def borders(look: Look) -> Typst | None:
+    """The lines around something."""
+    sides = {}
+    for side in ("left", "right", "top", "bottom"):
+        line = look.get(f"border-{side}", look.get("border", ""))
+        if re.search("solid|dashed|dotted|double", line):
+            parts = line.split(" ", 2)
+            wide = next(filter(None, map(length, parts)), None)
+            ink = colour(parts[-1])
+            sides[side] = call("stroke", thickness=wide, paint=ink)
+    return call("", **sides) if sides else None
 
 
 def colour(value: str) -> Typst | None:
@@ -136,8 +161,7 @@ def colour(value: str) -> Typst | None:
 
 def fill(look: Look) -> Typst | None:
     """What stands behind something: a colour, or a bar."""
-    names = ("background-color", "background", "bgcolor")
-    value = next(filter(None, map(look.get, names)), "")
+    value = look.get("background", look.get("bgcolor", ""))
     found = STOP.findall(value.removeprefix("linear-gradient("))
     stops = [(min(float(at), 100), name) for name, at in found if at]
     stops.sort(key=lambda stop: stop[0])
@@ -150,14 +174,23 @@ def fill(look: Look) -> Typst | None:
     return call("gradient.linear", *bar)
 
 
+def framed(function: str, body: Typst, look: Look) -> Typst:
+    """Contents on their ground, with the lines around them."""
+    ground, edge = fill(look), borders(look)
+    if not ground and not edge:
+        return body
+    return call(function, body, fill=ground or Typst("none"), stroke=edge)
+
+
 def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     """Contents in their colours, in their place."""
     shown, floats = look.get("display", ""), look.get("float")
     cell = tag.name in (*CELLS, "li")
-    block = not cell and shown in ("block", "flex", "grid")
+    block = not cell and shown in ("block", "flex", "grid", "table")
     style = look.get("font-style")
     text = {
         "fill": colour(look.get("color", "")),
+        "size": size(look.get("font-size", "")),
         "weight": WEIGHTS.get(look.get("font-weight", "")),
         "style": style if style in ("normal", "italic", "oblique") else None,
         "dir": Typst("rtl") if look.get("direction") == "rtl" else None,
@@ -167,23 +200,24 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     for line, function in LINES.items():
         if line in look.get("text-decoration", ""):
             body = call(function, body)
-    if tag.name not in CELLS and (behind := fill(look)):
-        body = call("panel" if block else "highlight", body, fill=behind)
+    if tag.name not in (*CELLS, "table", "hr"):
+        body = framed("panel" if block else "highlight", body, look)
     if block and (place := PLACES.get(look.get("text-align", ""))):
         body = call("align", place, body)
     in_row = block and look_of(tag.parent).get("display") == "flex"
     in_row |= "inline-" in shown or (block and floats == "left")
     if in_row and not cell:
-        body = call("beside", body, width=length(look.get("width", "")))
+        wide = None if tag.find_parent(CELLS) else look.get("width")
+        body = call("beside", body, width=length(wide or ""))
     elif floats == "right":
         body = call("align", Typst("right"), body)
     elif block:
         body = join([PARAGRAPH, body, PARAGRAPH])
     before, after = (
-        look.get(f"break-{side}", look.get(f"page-break-{side}")) in PAGES
+        look.get(f"break-{side}") in PAGES and NEW_PAGE
         for side in ("before", "after")
     )
-    return join([before and NEW_PAGE, body, after and NEW_PAGE])
+    return join([before, body, after])
 
 
 class Writer:
@@ -274,6 +308,8 @@ class Writer:
             return Typst("horizontalrule")
         if name == "input" and tag.get("type") == "checkbox":
             return join(["☒ " if tag.has_attr("checked") else "☐ "])
+        if name == "math":
+            self.warn("a formula in MathML is printed as its signs")
         inside = self.inside(tag, pre or name in MONO)
         if name == "li" and (number := whole(tag, "value")):
             return call("enum.item", number, inside)
@@ -362,14 +398,14 @@ class Writer:
         if tag.name != "ol" or style == "none":
             marker = EMPTY if "none" in style else None
             return call("list", *items, marker=marker, tight=tight)
-        kind = tag.get("type", "")
+        kind = NUMBERINGS.get(style, tag.get("type", ""))
         kind = kind + "." if kind in ("a", "A", "i", "I") else "1."
         turned = tag.has_attr("reversed")
         start = whole(tag, "start")
         options = {"numbering": kind, "tight": tight, "reversed": turned}
         return call("enum", *items, start=start, **options)
 
-    def table(self, tag: Tag, _look: Look) -> Typst:
+    def table(self, tag: Tag, look: Look) -> Typst:
         """A table, its cells in the rows where a browser puts them."""
         rows = [row for row in tag("tr") if row.find_parent("table") is tag]
         rows = [r for r in rows if not HIDDEN.search(r.get("style", ""))]
@@ -384,22 +420,24 @@ class Writer:
         for y, row in enumerate(rows):
             end = above if y < above else len(rows)
             for cell in row(CELLS, recursive=False):
-                look = look_of(row) | look_of(cell)
+                own = look_of(row.parent) | look_of(row) | look_of(cell)
                 wide = min(whole(cell, "colspan") or 1, most)
                 high = min(whole(cell, "rowspan", 1) or end, end - y)
                 for below in range(y, y + high):
                     widths[below] += wide
-                inside = dressed(cell, self.inside(cell), look)
+                inside = dressed(cell, self.inside(cell), own)
                 place = {"y": y, "colspan": wide, "rowspan": high}
-                place["align"] = PLACES.get(look.get("text-align", ""))
-                made = call("table.cell", inside, fill=fill(look), **place)
+                place["align"] = PLACES.get(own.get("text-align", ""))
+                place |= {"fill": fill(own), "stroke": borders(own)}
+                made = call("table.cell", inside, **place)
                 (head if y < above else body).append(made)
         if head:
             rule = call("table.hline", y=above)
             body = [call("table.header", *head), rule, *body]
         caption = tag.find("caption", recursive=False)
-        caption = self.inside(caption) if caption else EMPTY
+        caption = (caption and self.node(caption, False)) or EMPTY
         made = call("table", *body, columns=max(widths, default=0))
+        made = framed("block", made, look)
         return call("fitted-table", made, caption) if body else EMPTY
 
 

@@ -86,7 +86,14 @@ SHOWN = [
     ("<table><tr><th>h<td>cell<br>two</table>", "h | cell two", "<"),
     ("one<script>alert(1)</script>", "one", "alert"),
     ("one<style>p {color: blue}</style>", "one", "color"),
+    (
+        "<style>@media print {.n {display: none}}</style><b class=n>no",
+        "",
+        "no",
+    ),
     ("<ul><li>one<li>two</ul>", "• one | • two", "<"),
+    ("1. a\n\n   | b |\n   |---|\n   | c |", "b c", "|"),
+    ('<ol style="list-style: upper-roman"><li>x</ol>', "I. x", "1."),
     ("- [x] done\n- [ ] to do", "☒ done | ☐ to do", "["),
     ("It costs \\$5 or \\$6, `\\$x`", "$5 or $6 | \\$x", ""),
     ("&amp; @word :smile: a_b &lt;b&gt;", "& @word :smile: a_b <b>", "&lt;"),
@@ -109,6 +116,7 @@ DIFFERENT = [
     ("![](attachment:gone.png)", "gone.png", "gone.png"),
     ("![](http://[a.png)", "a.png", "a.png"),
     ("![](a%00.png)", "a%00.png", "a%00.png"),
+    ("<math><mi>x</mi><mn>2</mn></math>", "x2", "MathML"),
     ('<img src="a\nb.png">', "b.png", "a b.png"),
     ("| a |\n|--|\n| ![](x.svg) |", "x.svg", "x.svg"),
     ("no font has \U0010fffd this", "«U+10FFFD»", "U+10FFFD"),
@@ -133,6 +141,10 @@ OUTPUTS = [
     (new_output("stream", name="stderr", text="warned"), "warned", ""),
     (new_output("error", traceback=ERROR), "Traceback ValueError", "[31m"),
     (display(text_html=FRAME, text_plain="p"), "score 0 3.25 1 rows", "red"),
+    (display(text_html="<dl><dt>$a<dd>1<dt>$b</dl>"), "$a | 1 | $b", "<"),
+    (display(text_html="<style>p {}</style>"), "", "text/html"),
+    (display(text_latex="$\\mu$", image_png=""), "μ", "damaged"),
+    (display(**{"image_svg+xml": "<svg>&nbsp;</svg>"}), "", "damaged"),
     (display(text_html="<b>bold</b>", text_plain="plain"), "bold", "plain"),
     (display(text_markdown="**marked** words"), "marked words", "**"),
     (display(text_plain="<Handle display_id=abc>"), "", "Handle"),
@@ -163,6 +175,7 @@ CASES = [
     *[(markdown(source), word, "", why) for source, word, why in DIFFERENT],
     *[(code("1", out), word, "", why) for out, word, why in FOR_A_BROWSER],
     (code(f"y = '{LONG}'"), f"'{LONG}'", "", ""),
+    (code("y=" + "f(x)*" * 60), "f(x)*" * 60, "", ""),
     (new_raw_cell("#raw $words$"), "#raw $words$", "", ""),
 ]
 
@@ -282,6 +295,22 @@ def test_pictures_are_as_wide_as_asked_for_but_never_too_wide() -> None:
     numbers = re.findall(r"([\d.]+) 0 0 -?[\d.]+ [-\d. ]+ cm", drawing)
     widths = [width for width in map(float, numbers) if width > 100]
     assert widths == pytest.approx([470, 300, 118, 470], abs=1)
+
+
+# HTML, and what Typst draws for it.
+LOOKS = [
+    ('<font size="4">x</font>', "12 Tf"),
+    ('<b style="font-size: 28px">x</b>', "20 Tf"),
+    ('<p style="border: 2px solid red">x</p>', "1 0 0 SCN\n1.5 w"),
+    ("<table><tbody bgcolor=red><tr><td>x", "1 0 0 scn"),
+]
+
+
+@pytest.mark.parametrize(("html", "drawn"), LOOKS)
+def test_looks(html: str, drawn: str) -> None:
+    reader, _ = export(code("1", display(text_html=html)))
+    drawing = reader.pages[0].get_contents().get_data().decode("latin-1")
+    assert re.search(drawn, drawing)
 
 
 def test_alternative_texts_and_captions() -> None:
