@@ -28,8 +28,9 @@ SVG = re.compile(r"(?s)(?<!,)<svg\b([^>]*)>.*?</svg>")
 # In names that have a shorter one, which is then the only one.
 LONGER = re.compile(r"(?<=background)-(color|image)(?=\s*:)|page-(?=break)")
 HIDDEN = re.compile(
-    r"(?i)(?<![\w-])(display:\s*none|visibility:\s*(hidden|collapse)|clip:\s*rect"
-    r"|(opacity|max-height|font-size):\s*0(%|px)?|clip-path:\s*inset\((50|100)%\)|left:\s*-\d{4,}px)"
+    r"(?i)(?<![\w-])(display:\s*none|visibility:\s*(hidden|collapse)"
+    r"|(opacity|max-height|font-size):\s*0(%|px)?|clip:\s*rect"
+    r"|clip-path:\s*inset\((50|100)%\)|left:\s*-\d{4,}px)"
     r"\s*(;|\(|$|!)"
 )
 
