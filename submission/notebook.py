@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import logging
 import re
 import unicodedata
 from collections import defaultdict
@@ -15,7 +14,7 @@ from nbformat import NotebookNode, v4
 from nbformat.validator import normalize
 
 from submission import SubmissionError
-from typstpdf.cells import describe, tags
+from typstpdf.cells import GONE, describe, tags
 
 Files = dict[str, Path]  # by their names in the ZIP
 OUTPUTS = ("stream", "display_data", "execute_result", "error")
@@ -42,18 +41,14 @@ def check_name(name: str) -> str:
         and len(name.encode()) <= 200  # with more, a file's name is too long
     ):
         return name
-    raise SubmissionError(
-        f"{name[:60]!r} is not a surname, a hyphen and a matriculation "
-        f"number.\nGive it like this: --name {EXAMPLE}"
-    )
+    what = f"{name[:60]!r} is not a surname, a hyphen and a number"
+    raise SubmissionError(f"{what}.\nGive it like this: --name {EXAMPLE}")
 
 
 def read_notebook(path: Path, name: str) -> tuple[NotebookNode, list[str]]:
     """Read a notebook in format 4, with the name put in; what is odd."""
     if not path.is_file():
         raise SubmissionError(f"There is no notebook {path}.")
-    # nbformat logs what is odd, too.
-    logging.getLogger("traitlets").setLevel(logging.CRITICAL + 1)
     content, faults = path.read_bytes(), {}
     try:
         text = content.decode("utf-8-sig")  # the mark of some editors
@@ -95,7 +90,10 @@ def outputs(nb: NotebookNode) -> list[NotebookNode]:
 
 
 def cut(text: str) -> str:
-    """Leave out the middle of a flood and say so; may be called again."""
+    """Leave out what is written over, then the middle of a flood."""
+    if len(text) > 3 * HALF:
+        while (left := GONE.sub(r"\2\1", text)) != text:
+            text = left
     if len(text) <= 3 * HALF:
         return text
     return f"{text[:HALF]}\n[… {LEFT_OUT} …]\n{text[-HALF:]}"
@@ -144,10 +142,8 @@ def look_at(nb: NotebookNode, executed: bool) -> list[str]:
             if what in str(found):
                 odd[what].append(where)
     if odd and not counts:
-        raise SubmissionError(
-            "No cell of the notebook was run: there is nothing to show.\n"
-            "In Jupyter: Run → Restart Kernel and Run All Cells, and save."
-        )
+        how = "In Jupyter: Run → Restart Kernel and Run All Cells, and save."
+        raise SubmissionError(f"No cell of the notebook was run.\n{how}")
     notes = [
         f"{what}: {', '.join(cells[:3])}" + " and others" * (len(cells) > 3)
         for what, cells in odd.items()
