@@ -106,7 +106,7 @@ def finish_bars(nb: NotebookNode) -> None:
         data = out.get("data", {})
         if VIEW in data and BEGUN.search(str(data.get("text/plain"))):
             model = data.pop(VIEW)["model_id"]
-            words = ended(model, saved) if saved else f"[{UNKNOWN}]"
+            words = ended(model, saved) if model in saved else f"[{UNKNOWN}]"
             data["text/plain"] = words
 
 
