@@ -26,7 +26,7 @@ BEGUN = re.compile(r"\b0%\||\b0it \[|Progress\(")
 VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGETS = VIEW.replace("view", "state")
 UNKNOWN = "how this progress bar ended was not saved"
-PRINTS = re.compile(r"(?m)^(?:print|display|plt\.show)\(")
+PRINTS = re.compile(r"(?ms)\A(?!%%).*^(?:print|display|plt\.show)\(")
 
 
 def check_name(name: str) -> str:
@@ -136,7 +136,8 @@ def look_at(nb: NotebookNode, executed: bool) -> list[str]:
             odd["not run"].append(where)
         if failed and "raises_exception" not in tags(cell):
             odd["ended with an error"].append(where)
-        if is_code(cell) and ran and not found and PRINTS.search(cell.source):
+        silent = ran and not found and not executed
+        if silent and is_code(cell) and PRINTS.match(cell.source):
             odd["its output is lost"].append(where)
         for what in (LEFT_OUT, UNKNOWN):
             if what in str(found):

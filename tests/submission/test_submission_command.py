@@ -29,7 +29,8 @@ from submission.notebook import PLACEHOLDER, VIEW, WIDGETS
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
-COMMAND = [sys.executable, "-m", "submission", "--name", NAME]
+AS_NAME = ["--name", NAME]
+COMMAND = [sys.executable, "-m", "submission", *AS_NAME]
 PDF, ZIP, FAILED = f"{NAME}.pdf", f"{NAME}.zip", f"{NAME}-FAILED.ipynb"
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 # An administrator may read and write everything, unless without that right.
@@ -51,7 +52,7 @@ DRAWS = (
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: Patch) -> Iterator[Path]:
+def project(tmp_path, monkeypatch):
     """The current folder holds an unexecuted report with its modules.
 
     Afterwards no process is left, and no temporary file.
@@ -117,7 +118,7 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
-def check_refusal(error: str, *words: str) -> None:
+def check_message(error: str, *words: str) -> None:
     """One clear message: no traceback."""
     assert error.startswith("Error: ") and "Traceback" not in error
     assert len(error.strip().splitlines()) <= 4, error
@@ -125,8 +126,9 @@ def check_refusal(error: str, *words: str) -> None:
 
 
 @contextlib.contextmanager
-def nothing_lost(*folders: Path, kept: bool = False) -> Iterator[None]:
+def nothing_lost(*others: Path, kept: bool = False) -> Iterator[None]:
     """Afterwards all is as it was; beside it the failed run, if any."""
+    folders = (Path.cwd(), *others)
     if not Path(ZIP).exists():
         Path(ZIP).write_bytes(b"earlier")
     before = [snapshot(folder) for folder in folders]
@@ -138,15 +140,23 @@ def nothing_lost(*folders: Path, kept: bool = False) -> Iterator[None]:
     assert all(b'"output_type"' in content for content in failed)
 
 
+def check_refusal(
+    capsys: Capture, options: list[str], *words: str, kept: bool = False
+) -> None:
+    with nothing_lost(kept=kept):
+        assert main(options) == 1
+    check_message(capsys.readouterr().err, *words)
+
+
 def look_at(capsys: Capture, *options: str) -> str:
     """The notes of a hand-in that is ready to be uploaded."""
-    assert main(["--name", NAME, *options]) == 0
+    assert main([*AS_NAME, *options]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     assert last == f"ready to upload: {Path.cwd() / ZIP}"
     return "\n".join(line for line in lines if line.startswith("Look at: "))
 
 
-def test_run_makes_a_checked_zip(project: Path, capsys: Capture) -> None:
+def test_run_makes_a_checked_zip(project, capsys):
     before = snapshot(project)
     assert not look_at(capsys)
     first, members = Path(ZIP).read_bytes(), unpack(ZIP)
@@ -196,6 +206,7 @@ SAVED = [
     ("nowhere_at_all: imported, but", {"source": "import nowhere_at_all"}),
     ("ended with an error: cell 2", {"outputs": [ERROR]}),
     ("not run: cell 2", SKIPPED),
+    ("", {"source": "%%capture\nprint(1)", "outputs": []}),
     ("its output is lost: cell 2", {"source": "print(1)", "outputs": []}),
     ("not run once each, from top to bottom", {"execution_count": 7}),
     ("", {"outputs": [FINISHED]}),
@@ -210,9 +221,7 @@ SAVED = [
 
 
 @pytest.mark.parametrize(("note", "change"), SAVED)
-def test_saved_notebook_is_handed_in(
-    project: Path, capsys: Capture, note: str, change: dict
-) -> None:
+def test_saved_notebook_is_handed_in(project, capsys, note, change):
     nb = notebook(code("0", stdout("0")), code("import helper", stdout("1")))
     nb.metadata["widgets"] = {WIDGETS: {"state": MODELS}}
     nb.cells[1].update(change)
@@ -228,7 +237,7 @@ def test_saved_notebook_is_handed_in(
         assert Path(ZIP).read_bytes() == first
 
 
-def test_what_to_look_at_is_listed(project: Path, capsys: Capture) -> None:
+def test_what_to_look_at_is_listed(project, capsys):
     """Two pictures side by side count as two, one in Markdown as shown."""
     for name in ("in_markdown.png", "b.png", "deep/c.png", "d.png"):
         Path("figures", name).write_bytes(os.urandom(6_000_000))
@@ -268,7 +277,7 @@ LYING_THERE = {
 }
 
 
-def test_files_that_are_handed_in(project: Path, capsys: Capture) -> None:
+def test_files_that_are_handed_in(project, capsys):
     """By the README's rule, whatever else lies there or is named."""
     write(LYING_THERE)
     Path("utils/again").symlink_to(".")
@@ -292,27 +301,25 @@ def test_files_that_are_handed_in(project: Path, capsys: Capture) -> None:
 
 
 def test_dates_in_the_zip_and_a_name_that_is_none(
-    project: Path, capsys: Capture, monkeypatch: Patch
-) -> None:
+    project, capsys, monkeypatch
+):
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
     save(code("1"), executed=True)
-    assert main(["--name", PLACEHOLDER, "--no-execute"]) == 0
+    options = ["--name", PLACEHOLDER, "--no-execute", "--include", "."]
+    assert main(options) == 0
     *_, note, last = capsys.readouterr().out.splitlines()
     assert note.endswith("no cell shows an output: were they stripped?")
     assert "ready" not in last and "--name" in last
     entries = zipfile.ZipFile(f"{PLACEHOLDER}.zip").infolist()
     assert {entry.date_time[0] for entry in entries} == {time.localtime()[0]}
+    assert "data/big.bin" in [entry.filename for entry in entries]
 
 
-def test_fault_of_our_own_is_named(
-    project: Path, capsys: Capture, monkeypatch: Patch
-) -> None:
+def test_fault_of_our_own_is_named(project, capsys, monkeypatch):
     """The run is kept, whatever happens after it or to it."""
     monkeypatch.setattr(run, "cut", None)
     save(code("1"), code("print(1)"))
-    with nothing_lost(project, kept=True):
-        assert main(["--name", NAME]) == 1
-    check_refusal(capsys.readouterr().err, "TypeError: 'NoneType' object")
+    check_refusal(capsys, AS_NAME, "TypeError: 'NoneType'", kept=True)
 
 
 SAYS = "import os\nif os.environ['DEMO'] == 'auto': print('DEMO: no data')"
@@ -327,13 +334,13 @@ DEMO = [
 
 @pytest.mark.parametrize("case", DEMO)
 def test_demo_cannot_be_mistaken_for_a_submission(
-    project: Path, capsys: Capture, monkeypatch: Patch, case: tuple
-) -> None:
+    project, capsys, monkeypatch, case
+):
     source, options, env, demo = case
     monkeypatch.setenv("DEMO", env)
     said = [stdout("DEMO: no data\n")] * (source == SAYS)
     save(markdown("# A"), code(source, *said), executed=True)
-    assert main(["--name", NAME, *options]) == 0
+    assert main([*AS_NAME, *options]) == 0
     output = capsys.readouterr()
     assert ("not a submission" in output.out.splitlines()[-1]) == demo
     assert ("no data" in output.err) == (source == SAYS)
@@ -361,9 +368,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "reason"), REFUSED)
-def test_refused_before_any_work(
-    project: Path, capsys: Capture, options: str, reason: str
-) -> None:
+def test_refused_before_any_work(project, capsys, options, reason):
     write({"broken.ipynb": '{"cells": [', "list.ipynb": "[1, 2]"})
     write({"old.ipynb": '{"nbformat": 99, "cells": []}'})
     save(markdown("# Only prose"), name="prose.ipynb")
@@ -371,9 +376,7 @@ def test_refused_before_any_work(
     julia = {"name": "j", "display_name": "Julia", "language": "julia"}
     nb.metadata["kernelspec"] = julia
     write({"julia.ipynb": json.dumps(nb)})
-    with nothing_lost(project):
-        assert main(options.split()) == 1
-    check_refusal(capsys.readouterr().err, reason)
+    check_refusal(capsys, options.split(), reason)
 
 
 FAULTS = [
@@ -391,16 +394,12 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("source", "reason"), FAULTS)
-def test_failing_cell(
-    project: Path, capsys: Capture, source: str, reason: str
-) -> None:
+def test_failing_cell(project, capsys, source, reason):
     write({"broken.py": "def (", "points.csv": "1, 2", "lib/deep.py": ""})
     save(code("print('before')"), markdown("## Faulty part"), code(source))
-    options = ["--timeout", "1"] * ("--timeout" in reason)
-    with nothing_lost(project, kept=True):
-        assert main(["--name", NAME, *options]) == 1
-    error = capsys.readouterr().err
-    check_refusal(error, 'cell 3 (section "Faulty part"', reason, FAILED)
+    options = AS_NAME + ["--timeout", "1"] * ("--timeout" in reason)
+    where = 'cell 3 (section "Faulty part"'
+    check_refusal(capsys, options, where, reason, FAILED, kept=True)
 
 
 ENDS = """
@@ -421,14 +420,14 @@ print('\\nRESULT 0.97')
 """
 
 
-def test_output_as_it_ends(project: Path) -> None:
+def test_output_as_it_ends(project):
     save(
         code(ENDS),
         code("handle.update(Markdown('**final** words'))"),
         code(REDRAWN),
         code("print('0123456789\\n' * 100_000 + 'the end')"),
     )
-    assert main(["--name", NAME]) == 0
+    assert main(AS_NAME) == 0
     shown = zoo.text(PdfReader(PDF))
     for words in (
         "final words",
@@ -471,16 +470,17 @@ JUPYTER_PATH={}/jupyter PYTHONCOERCECLOCALE=0 PYTHONOPTIMIZE=2
 """
 
 
-def test_run_does_not_depend_on_the_machine(
-    project: Path, monkeypatch: Patch
-) -> None:
+def test_run_does_not_depend_on_the_machine(project, monkeypatch):
+    """Two runs at once, where everything is set to spoil them."""
     write(HOME, home := project.parent / "home")
     save(markdown("# Ü"), code(FIGURE.format(python=sys.executable)))
     for setting in MOOD.replace("{}", str(home)).split():
         monkeypatch.setenv(*setting.split("="))
-    done = submit(umask=0o077)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("ready to upload")
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    quiet["umask"] = 0o077
+    for process in [subprocess.Popen(COMMAND, **quiet) for _ in range(2)]:
+        assert b"ready to upload" in process.communicate()[0]
+    assert unpack(ZIP)[PDF] == Path(PDF).read_bytes()
     assert sum(zoo.pictures(PdfReader(PDF))) == 1
     assert Path(ZIP).stat().st_mode & 0o777 == 0o644
 
@@ -496,12 +496,10 @@ subprocess.run(['sleep', '300'])
     ("number", "awaited"),
     [(signal.SIGTERM, "ipykernel_launcher"), (signal.SIGINT, "sleep")],
 )
-def test_stopped_in_the_middle(
-    project: Path, number: signal.Signals, awaited: str
-) -> None:
+def test_stopped_in_the_middle(project, number, awaited):
     """While the kernel starts, and in a cell that has a worker."""
     save(code(WORKS))
-    with nothing_lost(project, kept=awaited == "sleep"):
+    with nothing_lost(kept=awaited == "sleep"):
         process = subprocess.Popen(COMMAND, stderr=subprocess.PIPE, text=True)
         while awaited not in " ".join(alive(project)):
             time.sleep(0.02)
@@ -518,13 +516,11 @@ PHASES += ["pack.pack", "pack.os.replace"]
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_stopped_in_any_phase(
-    project: Path, capsys: Capture, monkeypatch: Patch, phase: str
-) -> None:
+def test_stopped_in_any_phase(project, capsys, monkeypatch, phase):
     """The real signal, sent by the process to itself at that moment."""
     save(markdown("# A"), code("1"), executed=True)
     original = pkgutil.resolve_name(f"submission.{phase}")
-    with monkeypatch.context() as patch, nothing_lost(project):
+    with monkeypatch.context() as patch, nothing_lost():
 
         def interrupted(*args: object, **options: object) -> object:
             patch.undo()
@@ -533,63 +529,48 @@ def test_stopped_in_any_phase(
             return result
 
         patch.setattr(f"submission.{phase}", interrupted)
-        assert main(["--name", NAME, "--no-execute"]) == 130
+        assert main([*AS_NAME, "--no-execute"]) == 130
     assert "Stopped;" in capsys.readouterr().err
 
 
-def test_result_that_cannot_be_replaced(
-    project: Path, capsys: Capture
-) -> None:
+def test_result_that_cannot_be_replaced(project, capsys):
     """A folder of the ZIP's name: the PDF, which went first, is put back."""
     Path(PDF).write_bytes(b"earlier")
     Path(ZIP).mkdir()
-    with nothing_lost(project, kept=True):
-        assert main(["--name", NAME]) == 1
-    check_refusal(capsys.readouterr().err, ZIP, FAILED)
+    check_refusal(capsys, AS_NAME, ZIP, FAILED, kept=True)
 
 
-def test_two_runs_at_once(project: Path) -> None:
-    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.PIPE}
-    for process in [subprocess.Popen(COMMAND, **quiet) for _ in range(2)]:
-        assert b"ready to upload" in process.communicate()[0]
-    assert unpack(ZIP)[PDF] == Path(PDF).read_bytes()
-    assert not list(project.glob(".*"))
-
-
-def test_command_line() -> None:
+def test_command_line():
     # Help does not wait for the libraries, and works without them.
     where = {"cwd": Path(flow.__file__).parents[1], "text": True}
     bare = [sys.executable, "-S", "-m", "submission"]
-    assert "--no-execute" in subprocess.check_output(
-        [*bare, "--help"], **where
-    )
+    help_text = subprocess.check_output([*bare, "--help"], **where)
+    assert "--no-execute" in help_text
     done = subprocess.run(bare, capture_output=True, **where)
     assert done.returncode == 1
-    check_refusal(done.stderr, "not installed", sys.executable, ".venv")
+    check_message(done.stderr, "not installed", sys.executable, ".venv")
 
 
 @needs_user
 @pytest.mark.parametrize(
     "name", ["report.ipynb", "helper.py", "figures", "."]
 )
-def test_without_permission(project: Path, name: str) -> None:
+def test_without_permission(project, name):
     """A file that may not be read, a folder that may not be written."""
     path, out = project / name, project.parent / "out"
     change = ["chmod", "-R", "a-w" if name == "." else "a-rwx", name]
-    with nothing_lost(project):
+    with nothing_lost():
         subprocess.run(change, check=True)
         done = submit(*["--no-execute"] * name.startswith("figures"))
         if name == ".":
             assert "ready" in submit("--output-dir", str(out)).stdout
         subprocess.run(["chmod", "-R", "u+rwX", name], check=True)
-    check_refusal(done.stderr, "Permission denied", path.name)
+    check_message(done.stderr, "Permission denied", path.name)
     assert (out / ZIP).exists() == (name == ".")
 
 
-@pytest.fixture
-def small_disk(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[Path]:
+@pytest.fixture(params=["64k", "4k"])
+def small_disk(tmp_path, request):
     """A file system of that size."""
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -603,29 +584,21 @@ def small_disk(
 
 
 NOISE = "import os; open('figures/x.png', 'wb').write(os.urandom(150_000))"
-RESULTS, RUN = "results", "run"
 
 
-@pytest.mark.parametrize(
-    ("small_disk", "holds"),
-    [("64k", RESULTS), ("4k", RESULTS), ("64k", RUN), ("4k", RUN)],
-    indirect=["small_disk"],
-)
-def test_disk_that_is_full(
-    project: Path, small_disk: Path, monkeypatch: Patch, holds: str
-) -> None:
+@pytest.mark.parametrize("holds", ["results", "run"])
+def test_disk_that_is_full(project, small_disk, monkeypatch, holds):
     """That of the results; that of the run, in a cell or before it."""
     save(markdown("# A"), code(NOISE))
-    options = []
-    if holds == RUN:
+    options = ["--output-dir", str(small_disk)] * (holds == "results")
+    if holds == "run":
         monkeypatch.setenv("TMPDIR", str(small_disk))
     else:
         (small_disk / ZIP).write_bytes(b"earlier")
-        options = ["--output-dir", str(small_disk)]
     space = os.statvfs(small_disk).f_blocks > 1
-    with nothing_lost(project, small_disk, kept=space or holds == RESULTS):
+    with nothing_lost(small_disk, kept=space or holds == "results"):
         done = submit(*options)
         # The run is kept where there is room for it.
         kept = [*small_disk.glob(FAILED), *project.glob(FAILED)]
-    check_refusal(done.stderr, "No space left", *options[1:])
+    check_message(done.stderr, "No space left", *options[1:])
     assert all(f"as far as it ran: {path}" in done.stderr for path in kept)
