@@ -21,11 +21,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--name", help="Muster-12345678; default: the notebook's name")
     text = "take the results that Jupyter saved instead of running"
     add("--no-execute", dest="execute", action="store_false", help=text)
-    text = "run on small stand-in data (DEMO=1); not for handing in"
-    add("--demo", action="store_true", help=text)
+    add("--demo", action="store_true", help="run on small stand-in data")
     add("--timeout", type=int, metavar="SECONDS", help="for each cell")
-    text = "where PDF and ZIP go; default: the notebook's folder"
-    add("--output-dir", type=Path, metavar="DIR", help=text)
+    add("--output-dir", type=Path, metavar="DIR", help="for PDF and ZIP")
     text = "files of the notebook's folder to add, like 'data/*.csv'"
     add("--include", nargs="+", action="extend", default=[], help=text)
     return parser.parse_args(argv)

@@ -89,9 +89,9 @@ def outputs(nb: NotebookNode) -> list[NotebookNode]:
     return [out for cell in nb.cells for out in cell.get("outputs", [])]
 
 
-def cut(text: str) -> str:
+def cut(text: str, limit: int = 3 * HALF) -> str:
     """Leave out what is written over, then the middle of a flood."""
-    if len(text) > 3 * HALF:
+    if len(text) > limit:
         while (left := GONE.sub(r"\2\1", text)) != text:
             text = left
     if len(text) <= 3 * HALF:
@@ -136,15 +136,13 @@ def look_at(nb: NotebookNode, executed: bool) -> list[str]:
             odd["not run"].append(where)
         if failed and "raises_exception" not in tags(cell):
             odd["ended with an error"].append(where)
-        silent = ran and not found and not executed
-        if silent and is_code(cell) and PRINTS.match(cell.source):
+        if is_code(cell) and ran and not found and PRINTS.match(cell.source):
             odd["its output is lost"].append(where)
         for what in (LEFT_OUT, UNKNOWN):
             if what in str(found):
                 odd[what].append(where)
     if odd and not counts:
-        how = "In Jupyter: Run → Restart Kernel and Run All Cells, and save."
-        raise SubmissionError(f"No cell of the notebook was run.\n{how}")
+        raise SubmissionError("No cell was run: run all in Jupyter, and save")
     notes = [
         f"{what}: {', '.join(cells[:3])}" + " and others" * (len(cells) > 3)
         for what, cells in odd.items()

@@ -103,6 +103,11 @@ def run_cell(
     cell = client.nb.cells[index]
     try:
         client.execute_cell(cell, index, number)
+        for out in cell.outputs:
+            if out.output_type == "stream":
+                out.text = cut(out.text, 0)
+        # A progress bar that has gone leaves blanks.
+        cell.outputs = [o for o in cell.outputs if o.get("text", "x").strip()]
         return
     except exceptions.CellTimeoutError:
         what = f"ran longer than --timeout {client.timeout} seconds."
@@ -114,7 +119,6 @@ def run_cell(
         text = f"{error.ename}: {' '.join(error.evalue.split())}"
         what = f"failed: {text[:600]}\nThe notebook ran in a copy of its "
         what += "folder, with only the files that the ZIP will hold."
-        text = f"{text}\n{cell.source}"
-        lost = missing(text, root, copy, os.path.exists)
+        lost = missing(f"{text} {cell.source}", root, copy, os.path.exists)
         what += f" Not among them, but beside it: {lost}" * bool(lost)
     raise SubmissionError(f"{describe(client.nb, index)} {what}")

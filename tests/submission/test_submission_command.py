@@ -28,7 +28,6 @@ from submission.__main__ import SIGNALS, main
 from submission.notebook import PLACEHOLDER, VIEW, WIDGETS
 
 Capture = pytest.CaptureFixture[str]
-Patch = pytest.MonkeyPatch
 AS_NAME = ["--name", NAME]
 COMMAND = [sys.executable, "-m", "submission", *AS_NAME]
 PDF, ZIP, FAILED = f"{NAME}.pdf", f"{NAME}.zip", f"{NAME}-FAILED.ipynb"
@@ -53,12 +52,8 @@ DRAWS = (
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """The current folder holds an unexecuted report with its modules.
-
-    Afterwards no process is left, and no temporary file.
-    """
-    folder = tmp_path / "Übung 7"
-    folder.mkdir()
+    """A report to run, here; afterwards no process or file is left."""
+    (folder := tmp_path / "Übung 7").mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DATA_DIR", raising=False)
     monkeypatch.setenv("DEMO", "0")
@@ -572,8 +567,7 @@ def test_without_permission(project, name):
 @pytest.fixture(params=["64k", "4k"])
 def small_disk(tmp_path, request):
     """A file system of that size."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
+    (folder := tmp_path / "disk").mkdir()
     options = ["-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", folder]
     try:
         subprocess.run(["mount", *options], check=True, capture_output=True)
