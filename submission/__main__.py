@@ -1,6 +1,7 @@
 """The command line."""
 
 import argparse
+import logging
 import signal
 import sys
 import warnings
@@ -16,16 +17,13 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("python -m submission")
     add = parser.add_argument
-    either = parser.add_mutually_exclusive_group().add_argument
     add("path", nargs="?", type=Path, metavar="notebook")
     add("--name", help="Muster-12345678; default: the notebook's name")
     text = "take the results that Jupyter saved instead of running"
-    either("--no-execute", dest="execute", action="store_false", help=text)
-    text = "run on small stand-in data (DEMO=1); not for handing in"
-    either("--demo", action="store_true", help=text)
+    add("--no-execute", dest="execute", action="store_false", help=text)
+    add("--demo", action="store_true", help="run on small stand-in data")
     add("--timeout", type=int, metavar="SECONDS", help="for each cell")
-    text = "where PDF and ZIP go; default: the notebook's folder"
-    add("--output-dir", type=Path, metavar="DIR", help=text)
+    add("--output-dir", type=Path, metavar="DIR", help="for PDF and ZIP")
     text = "files of the notebook's folder to add, like 'data/*.csv'"
     add("--include", nargs="+", action="extend", default=[], help=text)
     return parser.parse_args(argv)
@@ -33,10 +31,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def find_notebook() -> Path:
     """The only notebook in this folder."""
-    found = sorted(Path().glob("[!.]*.ipynb"))
-    found = [path for path in found if not path.stem.endswith("-FAILED")]
+    found = [p for p in Path().glob("[!.]*.ipynb") if "-FAILED" not in p.name]
     if len(found) != 1:
-        names = ", ".join(map(str, found)) or "none"
+        names = ", ".join(sorted(map(str, found))) or "none"
         raise SubmissionError(f"Which notebook? In this folder: {names}")
     return found[0]
 
@@ -53,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in filter(None, (sys.stdout, sys.stderr)):  # ASCII, maybe
         stream.reconfigure(errors="backslashreplace")
     warnings.simplefilter("ignore")  # of libraries, to their callers
+    logging.disable()  # the same
     # A random.py beside the notebook is none of the libraries'.
     sys.path.sort(key=lambda place: place in ("", str(Path.cwd())))
     args = vars(arguments(argv))

@@ -11,7 +11,7 @@ from pathlib import Path
 from nbformat import v4
 
 from submission import notebook, pack
-from submission.run import SILENT, run
+from submission.run import run
 from typstpdf import TypstPDFExporter
 
 BANNER = "DEMO: computed from stand-in data. This is not a submission."
@@ -30,7 +30,8 @@ def hand_in(
     """Make a notebook's PDF and ZIP; return the last line to print."""
     name = notebook.check_name(path.stem if name is None else name)
     project = path.parent.resolve()  # beside a link, not where it leads
-    path, output = project / path.name, (output_dir or project).resolve()
+    output = (output_dir or project).expanduser().resolve()
+    path = project / path.name
     include = [os.path.relpath(project / p, project) for p in include]
     output.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=output).close()  # now, not after hours
@@ -38,18 +39,19 @@ def hand_in(
     saved = [*include, "figures"]
     chosen = include if execute else saved
     files, outside = pack.find_files(nb, path, name, chosen)
-    notes += outside + pack.not_found(nb, files)
-    if not execute:
-        notes += notebook.changed(nb, path, files)
+    notes += outside
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch).resolve()
         (folder / "figures").mkdir()
         for member, file in files.items():
             (folder / member).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, folder / member)
+        absent = pack.not_found(nb, project, folder)
+        if not execute:
+            notes += absent + notebook.changed(nb, path, files)
         try:
             if execute:
-                for note in notes:
+                for note in notes + absent:
                     print(f"Look at: {note}", flush=True)
                 demo |= os.environ.get("DEMO", "") not in ("", "0", "auto")
                 run(nb, folder, project, demo, timeout)
@@ -60,7 +62,8 @@ def hand_in(
             full_name = f"{name}-DEMO" if demo else name
             notebook.finish_bars(nb)
             notes += notebook.look_at(nb, executed=execute)
-            exporter = TypstPDFExporter(author=name, log=SILENT)
+            # Preprocessors refuse what breaks the notebook format.
+            exporter = TypstPDFExporter(author=name, default_preprocessors=[])
             exporter.banner = BANNER * demo
             about = {"metadata": {"name": name, "path": str(folder)}}
             pdf, resources = exporter.from_notebook_node(nb, about)
@@ -70,7 +73,7 @@ def hand_in(
             notes += [f"--include {p}: no such file" for p in lost]
             found = (files | after).items()  # a run may delete its input
             members = {member: file.read_bytes() for member, file in found}
-            named = pack.pictures(nb, folder)
+            named = set(pack.pictures(nb, folder))
             members[f"{full_name}.pdf"] = pdf
             # Half a character in an output is no reason to fail.
             content = v4.writes(nb).encode(errors="backslashreplace")
@@ -85,21 +88,16 @@ def hand_in(
             for place in (output, project, Path.home()) * ran:
                 with contextlib.suppress(OSError):
                     pack.publish(place, {failed: content})
-                    kept = f"The notebook as far as it ran: {place / failed}"
-                    error.add_note(kept)
+                    error.add_note(f"Kept as far as it ran: {place / failed}")
                     break
             raise
-    figures = [member for member in after if member.startswith("figures/")]
-    if execute and not demo:
-        with contextlib.suppress(OSError):  # perhaps read-only
-            for member in figures:
-                place, file = (project / member).parent, Path(member).name
-                pack.publish(place, {file: members[member]})
-    data = [str(out.get("data")) for out in notebook.outputs(nb)]
-    # One of HTML may show several.
-    shown = sum(max("image/" in d, d.count("data:image/")) for d in data)
-    drawn = [m for m in figures if pack.PICTURE.search(m)]
-    drawn = len([m for m in drawn if after[m] not in named])
+        if execute and not demo:
+            with contextlib.suppress(OSError):  # perhaps read-only
+                drawn, place = folder / "figures", project / "figures"
+                shutil.copytree(drawn, place, dirs_exist_ok=True)
+    shown = str(notebook.outputs(nb)).count("image/")
+    figures = {f for m, f in after.items() if m.startswith("figures/")}
+    drawn = sum(bool(pack.PICTURE.search(f.name)) for f in figures - named)
     if shown < drawn:
         notes.append(f"figures/ holds {drawn} pictures, the cells {shown}")
     if len(packed) > 20_000_000:

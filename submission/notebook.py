@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import logging
 import re
 import unicodedata
 from collections import defaultdict
@@ -15,7 +14,7 @@ from nbformat import NotebookNode, v4
 from nbformat.validator import normalize
 
 from submission import SubmissionError
-from typstpdf.cells import describe, tags
+from typstpdf.cells import GONE, describe, tags
 
 Files = dict[str, Path]  # by their names in the ZIP
 OUTPUTS = ("stream", "display_data", "execute_result", "error")
@@ -27,7 +26,7 @@ BEGUN = re.compile(r"\b0%\||\b0it \[|Progress\(")
 VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGETS = VIEW.replace("view", "state")
 UNKNOWN = "how this progress bar ended was not saved"
-PRINTS = re.compile(r"(?m)^(?:print|display|plt\.show)\(")
+PRINTS = re.compile(r"(?ms)\A(?!%%).*^(?:print|display|plt\.show)\(")
 
 
 def check_name(name: str) -> str:
@@ -42,18 +41,14 @@ def check_name(name: str) -> str:
         and len(name.encode()) <= 200  # with more, a file's name is too long
     ):
         return name
-    raise SubmissionError(
-        f"{name[:60]!r} is not a surname, a hyphen and a matriculation "
-        f"number.\nGive it like this: --name {EXAMPLE}"
-    )
+    what = f"{name[:60]!r} is not a surname, a hyphen and a number"
+    raise SubmissionError(f"{what}.\nGive it like this: --name {EXAMPLE}")
 
 
 def read_notebook(path: Path, name: str) -> tuple[NotebookNode, list[str]]:
     """Read a notebook in format 4, with the name put in; what is odd."""
     if not path.is_file():
         raise SubmissionError(f"There is no notebook {path}.")
-    # nbformat logs what is odd, too.
-    logging.getLogger("traitlets").setLevel(logging.CRITICAL + 1)
     content, faults = path.read_bytes(), {}
     try:
         text = content.decode("utf-8-sig")  # the mark of some editors
@@ -94,8 +89,11 @@ def outputs(nb: NotebookNode) -> list[NotebookNode]:
     return [out for cell in nb.cells for out in cell.get("outputs", [])]
 
 
-def cut(text: str) -> str:
-    """Leave out the middle of a flood and say so; may be called again."""
+def cut(text: str, limit: int = 3 * HALF) -> str:
+    """Leave out what is written over, then the middle of a flood."""
+    if len(text) > limit:
+        while (left := GONE.sub(r"\2\1", text)) != text:
+            text = left
     if len(text) <= 3 * HALF:
         return text
     return f"{text[:HALF]}\n[… {LEFT_OUT} …]\n{text[-HALF:]}"
@@ -108,7 +106,7 @@ def finish_bars(nb: NotebookNode) -> None:
         data = out.get("data", {})
         if VIEW in data and BEGUN.search(str(data.get("text/plain"))):
             model = data.pop(VIEW)["model_id"]
-            words = ended(model, saved) if saved else f"[{UNKNOWN}]"
+            words = ended(model, saved) if model in saved else f"[{UNKNOWN}]"
             data["text/plain"] = words
 
 
@@ -138,16 +136,13 @@ def look_at(nb: NotebookNode, executed: bool) -> list[str]:
             odd["not run"].append(where)
         if failed and "raises_exception" not in tags(cell):
             odd["ended with an error"].append(where)
-        if is_code(cell) and ran and not found and PRINTS.search(cell.source):
+        if is_code(cell) and ran and not found and PRINTS.match(cell.source):
             odd["its output is lost"].append(where)
         for what in (LEFT_OUT, UNKNOWN):
             if what in str(found):
                 odd[what].append(where)
     if odd and not counts:
-        raise SubmissionError(
-            "No cell of the notebook was run: there is nothing to show.\n"
-            "In Jupyter: Run → Restart Kernel and Run All Cells, and save."
-        )
+        raise SubmissionError("No cell was run: run all in Jupyter, and save")
     notes = [
         f"{what}: {', '.join(cells[:3])}" + " and others" * (len(cells) > 3)
         for what, cells in odd.items()

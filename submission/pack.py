@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +21,11 @@ from submission import SubmissionError
 from submission.notebook import Files, outputs, read_notebook
 
 IMPORT = r"(?m)(?:^|[;:])\s*(?:import|from(?=.* import\b))\s+([^\n;#]+)"
-RUN = r"(?m)^\s*%run\s+(?:-\S+\s+)*(\"[^\"\n]+|'[^'\n]+|[^\s;]+)"
+RUN = (
+    r"(?m)^\s*(?:%run|!python3?)\s+(?:-\S+\s+)*(\"[^\"\n]+|'[^'\n]+|[^\s;]+)"
+)
 PICTURE = re.compile(r"(?i)\.(png|jpe?g|svg|gif|webp|pdf)$")
-JUNK = re.compile(r"(?i)\..*|__pycache__|thumbs\.db|desktop\.ini")
+JUNK = re.compile(r"(?i)(\..*|__pycache__|thumbs\.db|desktop\.ini)$")
 
 
 def source_code(nb: NotebookNode) -> str:
@@ -38,13 +40,17 @@ def imports(code: str) -> Iterator[str]:
             yield from re.findall(r"\A\s*([^\W\d]\w*)", module)
 
 
-def not_found(nb: NotebookNode, files: Files) -> list[str]:
-    """A note about imports neither among the files nor installed, if any."""
-    known = {"__main__", *(re.split("[/.]", member)[0] for member in files)}
-    names = sorted(set(imports(source_code(nb))) - known)
-    names = ", ".join(name for name in names if not find_spec(name))
+def not_found(nb: NotebookNode, root: Path, folder: Path) -> list[str]:
+    """Notes on imports and files that the code names, but will not find."""
+    code = source_code(nb)
+    known = {"__main__", *(path.stem for path in folder.rglob("*"))}
+    names = sorted(n for n in {*imports(code)} - known if not find_spec(n))
     said = "imported, but neither beside the notebook nor installed here"
-    return [f"{names}: {said}"] if names else []
+    notes = [f"{', '.join(names)}: {said}"] if names else []
+    code = code.replace("figures/", "")  # which the run makes
+    lost = missing(code, root, folder, os.path.isfile)
+    said = f"named in the code, but not packed without {lost}"
+    return notes + [said] * bool(lost)
 
 
 def named(code: str, *folders: Path) -> Iterator[Path]:
@@ -66,7 +72,7 @@ def code_in(file: Path) -> str:
     if file.suffix == ".ipynb":
         with contextlib.suppress(SubmissionError):
             return source_code(read_notebook(file, "")[0])
-    return file.read_bytes().decode(errors="replace")
+    return file.read_bytes().decode("utf-8-sig", errors="replace")
 
 
 def pictures(nb: NotebookNode, root: Path) -> list[Path]:
@@ -80,6 +86,7 @@ def pictures(nb: NotebookNode, root: Path) -> list[Path]:
 
 def matching(root: Path, patterns: list[str]) -> list[Path]:
     """The files and folders that ``--include`` names."""
+    patterns = ["*" if p == "." else p for p in patterns]
     # "points[1].csv" is a name first.
     found = [root / p for p in patterns if os.path.lexists(root / p)]
     for file in visible(root):
@@ -91,8 +98,8 @@ def matching(root: Path, patterns: list[str]) -> list[Path]:
 def visible(folder: Path) -> Iterator[Path]:
     """All files below a folder but for hidden ones and litter."""
     for place, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not JUNK.fullmatch(f)]
-        yield from (Path(place, f) for f in files if not JUNK.fullmatch(f))
+        folders[:] = [f for f in folders if not JUNK.match(f)]
+        yield from (Path(place, f) for f in files if not JUNK.match(f))
 
 
 def find_files(
@@ -107,18 +114,15 @@ def find_files(
     waiting += pictures(nb, root)
     while waiting:
         file = Path(os.path.normpath(waiting.pop()))
-        # Neither, if its name is too long or odd.
-        real = os.path.realpath(file) if os.path.exists(file) else str(root)
-        if real in seen:
+        real = os.path.exists(file) and os.path.realpath(file)
+        if not real or real in seen:
             continue
         # A notebook from elsewhere must not reach for private files.
         if not (file.is_relative_to(root) and root in Path(real).parents):
             outside[f"{file.name} leads to {real}: not packed"] = None
         elif os.path.isdir(file):
             seen.add(real)
-            waiting += [
-                f for f in file.iterdir() if not JUNK.fullmatch(f.name)
-            ]
+            waiting += [f for f in file.iterdir() if not JUNK.match(f.name)]
         elif os.path.isfile(file) and not file.name.startswith(results):
             member = file.relative_to(root).as_posix()
             if member not in files and file.suffix in (".py", ".ipynb"):
@@ -127,33 +131,28 @@ def find_files(
     return files, list(outside)
 
 
-def missing_files(text: str, project: Path, folder: Path) -> str:
-    """How to bring what an error names and only the project has."""
-    text = text.replace(f"{folder}{os.sep}", "")
-    names = re.findall(r"['\"]([^'\"\n]+)['\"]", text) + text.split()
+def missing(text: str, root: Path, copy: Path, exists: Callable) -> str:
+    """The option that brings what a text names and only the project has."""
+    text = text.replace(f"{copy}{os.sep}", "")
+    names = re.findall(r"['\"]([^'\"\n]+)['\"]", text)
+    names += re.findall(r"\S+[./]\S+", text)
     for module in re.findall(r"No module named '(\w+)", text):
-        found = matching(project, [f"{module}.py", f"*/{module}.py"])
-        names += [os.path.relpath(path, project) for path in found]
-    hint = ""
+        found = matching(root, [f"{module}.py", f"*/{module}.py"])
+        names += [os.path.relpath(path, root) for path in found]
+    lost = []
     for name in dict.fromkeys(map(os.path.normpath, names)):
-        here = os.path.exists(project / name) and name[0] not in "./~"
-        if here and not os.path.exists(folder / name):
-            option = f"--include {shlex.quote(name)}"
-            hint += f" {name} is not among them: {option}"
-    return hint
+        if exists(root / name) and not os.path.exists(copy / name):
+            lost += [name] * (root in (root / name).resolve().parents)
+    return f"--include {shlex.join(lost)}" if lost else ""
 
 
 def left_over(folder: Path, files: Files) -> list[str]:
     """Notes on what a run left in its folder that is not packed."""
-    left: dict[str, list[int]] = {}
-    for file in set(visible(folder)) - set(files.values()):
-        top, *_ = file.relative_to(folder).parts
-        left.setdefault(top, []).append(file.lstat().st_size)
-    return [
-        f"the run left {top} ({len(sizes)} files, {sum(sizes) / 1e6:.1f} MB):"
-        f" not packed; if it belongs to it, --include {shlex.quote(top)}"
-        for top, sizes in sorted(left.items())
-    ]
+    left = set(visible(folder)) - set(files.values())
+    size = sum(file.lstat().st_size for file in left) / 1e6
+    tops = sorted({file.relative_to(folder).parts[0] for file in left})
+    said = f"the run left {', '.join(tops)} ({size:.1f} MB): not packed; "
+    return [f"{said}--include {shlex.join(tops)}"] if tops else []
 
 
 def pack(members: dict[str, bytes]) -> bytes:

@@ -1,9 +1,7 @@
 """Run a notebook in a fresh kernel, whatever the machine is set to."""
 
 import contextlib
-import logging
 import os
-import re
 import signal
 from itertools import takewhile
 from pathlib import Path
@@ -19,12 +17,8 @@ from tqdm import tqdm
 
 from submission import SubmissionError
 from submission.notebook import cut, is_code
-from submission.pack import missing_files
+from submission.pack import missing
 from typstpdf.cells import describe
-
-SILENT = logging.Logger("silent", level=logging.CRITICAL + 1)
-# What "\r" lets a terminal write over: a progress bar's earlier states.
-OVERWRITTEN = re.compile(r"(?m)^.*\r(?=[^\r\n])")
 
 
 class Client(NotebookClient):
@@ -39,13 +33,11 @@ class Client(NotebookClient):
             return out
         words = strip_ansi(out.text[-2000:]).split()
         self.bar.set_postfix_str(" ".join(words)[-60:])
-        text, out.text = out.text, ""
         streams = takewhile(lambda o: o.output_type == "stream", outs[::-1])
         *_, first = (o for o in streams if o.name == out.name)
         if first is not out:
-            outs.pop()
-        lines, end, line = first.text.rpartition("\n")
-        first.text = cut(lines + end + OVERWRITTEN.sub("", line + text))
+            first.text += outs.pop().text
+        first.text = cut(first.text)
         return first
 
 
@@ -53,7 +45,8 @@ def environment(folder: Path, data: Path, demo: bool) -> dict[str, str]:
     """The kernel's environment: that of a machine without settings."""
     # PYTHONPATH and its like would run other code than is handed in.
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    env["DATA_DIR"] = os.path.abspath(os.environ.get("DATA_DIR") or data)
+    place = os.path.expanduser(os.environ.get("DATA_DIR") or data)
+    env["DATA_DIR"] = os.path.abspath(place)
     # Stand-ins are wanted, or allowed if need be.
     env["DEMO"] = "1" if demo else os.environ.get("DEMO") or "auto"
     env["PYTHONUTF8"] = "1"  # for files, in every locale and on Windows
@@ -73,13 +66,13 @@ def run(
         nb.cells[index].update(outputs=[], execution_count=None)
     nb.metadata.pop("widgets", None)
     kernel = nb.metadata.get("kernelspec", {}).get("language", "python")
-    if not steps or kernel != "python":
+    if not steps or not kernel.lower().startswith("python"):
         raise SubmissionError("There is no code in Python; see --no-execute")
     # Another installation's kernel would lack the packages of this one.
     specs = KernelSpecManager(kernel_dirs=[])
-    manager = AsyncKernelManager(kernel_spec_manager=specs, log=SILENT)
+    manager = AsyncKernelManager(kernel_spec_manager=specs)
     manager.connection_file = str(copy / ".kernel.json")
-    client = Client(nb, km=manager, timeout=timeout, log=SILENT)
+    client = Client(nb, km=manager, timeout=timeout)
     client.shutdown_kernel, client.iopub_timeout = "immediate", 60
     client.record_timing = False
     start = {"cwd": str(copy), "stdout": DEVNULL, "stderr": DEVNULL}
@@ -110,6 +103,9 @@ def run_cell(
     cell = client.nb.cells[index]
     try:
         client.execute_cell(cell, index, number)
+        for out in cell.outputs:
+            if out.output_type == "stream":
+                out.text = cut(out.text, 0)
         # A progress bar that has gone leaves blanks.
         cell.outputs = [o for o in cell.outputs if o.get("text", "x").strip()]
         return
@@ -118,8 +114,11 @@ def run_cell(
     except exceptions.DeadKernelError:
         what = "ended: its Python was killed, perhaps for want of memory."
     except exceptions.CellExecutionError as error:
+        # IPython answers "NoneType" if a result cannot be shown.
+        error = next((o for o in cell.outputs if "ename" in o), error)
         text = f"{error.ename}: {' '.join(error.evalue.split())}"
         what = f"failed: {text[:600]}\nThe notebook ran in a copy of its "
         what += "folder, with only the files that the ZIP will hold."
-        what += missing_files(f"{text}\n{cell.source}", root, copy)
+        lost = missing(f"{text} {cell.source}", root, copy, os.path.exists)
+        what += f" Not among them, but beside it: {lost}" * bool(lost)
     raise SubmissionError(f"{describe(client.nb, index)} {what}")
