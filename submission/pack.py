@@ -21,9 +21,8 @@ from submission import SubmissionError
 from submission.notebook import Files, outputs, read_notebook
 
 IMPORT = r"(?m)(?:^|[;:])\s*(?:import|from(?=.* import\b))\s+([^\n;#]+)"
-RUN = (
-    r"(?m)^\s*(?:%run|!python3?)\s+(?:-\S+\s+)*(\"[^\"\n]+|'[^'\n]+|[^\s;]+)"
-)
+RUN = r"(?m)^\s*(?:%run|!python3?)\s+(?:-\S+\s+)*"
+RUN += r"(\"[^\"\n]+|'[^'\n]+|[^\s;]+)"
 PICTURE = re.compile(r"(?i)\.(png|jpe?g|svg|gif|webp|pdf)$")
 JUNK = re.compile(r"(?i)(\..*|__pycache__|thumbs\.db|desktop\.ini)$")
 
