@@ -73,6 +73,8 @@ def project(tmp_path, monkeypatch):
     write(FILES | {"data/big.bin": "data", "unused.py": "1 / 0"})
     Path("shown.png").write_bytes(base64.b64decode(zoo.figure()))
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    # A shell has its jobs in the background ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield folder
     for number, handler in handlers.items():
         signal.signal(number, handler)
