@@ -383,7 +383,6 @@ FAULTS = [
     ("import broken", "SyntaxError"),
     ("import nowhere_at_all", "No module named"),
     ("import deep", "--include lib/deep.py"),
-    ("from IPython.display import Image\nImage('a.png')", "FileNotFound"),
     ("open('points.csv')", "--include points.csv"),
     ("MNIST = 'data'\nraise RuntimeError(MNIST)", "in a copy"),
     ("open('figures/x', 'w').write('x')\ninput()", "Stdin"),
