@@ -96,7 +96,8 @@ def hand_in(
                 for file in pack.visible(folder / "figures"):
                     to = project / file.relative_to(folder)
                     pack.publish(to.parent, {to.name: file.read_bytes()})
-    shown = str(notebook.outputs(nb)).count("image/")
+    data = [str(out.get("data")) for out in notebook.outputs(nb)]
+    shown = sum(max("image/" in d, d.count("data:image/")) for d in data)
     figures = {f for m, f in after.items() if m.startswith("figures/")}
     drawn = sum(bool(pack.PICTURE.search(f.name)) for f in figures - named)
     if shown < drawn:

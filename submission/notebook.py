@@ -33,9 +33,8 @@ def check_name(name: str) -> str:
     """Return the name in one Unicode form if it keeps the sheet's rule."""
     name = unicodedata.normalize("NFC", name)
     # Marks belong to the letter before them; Python's \w leaves them out.
-    kinds = [unicodedata.category(char)[0] for char in name]
-    pairs = zip(name, kinds, strict=True)
-    letters = "".join(k if k in "LM" else char for char, k in pairs)
+    kinds = ((char, unicodedata.category(char)[0]) for char in name)
+    letters = "".join(k if k in "LM" else char for char, k in kinds)
     if name == PLACEHOLDER or (
         re.fullmatch(r"L[LM]*(?:[-'’ ]L[LM]*)*-[0-9]+", letters)
         and len(name.encode()) <= 200  # with more, a file's name is too long
