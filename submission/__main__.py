@@ -17,11 +17,12 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("python -m submission")
     add = parser.add_argument
+    either = parser.add_mutually_exclusive_group().add_argument
     add("path", nargs="?", type=Path, metavar="notebook")
     add("--name", help="Muster-12345678; default: the notebook's name")
     text = "take the results that Jupyter saved instead of running"
-    add("--no-execute", dest="execute", action="store_false", help=text)
-    add("--demo", action="store_true", help="run on small stand-in data")
+    either("--no-execute", dest="execute", action="store_false", help=text)
+    either("--demo", action="store_true", help="run on small stand-in data")
     add("--timeout", type=int, metavar="SECONDS", help="for each cell")
     add("--output-dir", type=Path, metavar="DIR", help="for PDF and ZIP")
     text = "files of the notebook's folder to add, like 'data/*.csv'"

@@ -90,9 +90,8 @@ def outputs(nb: NotebookNode) -> list[NotebookNode]:
 
 def cut(text: str, limit: int = 3 * HALF) -> str:
     """Leave out what is written over, then the middle of a flood."""
-    if len(text) > limit:
-        while (left := GONE.sub(r"\2\1", text)) != text:
-            text = left
+    while len(text) > limit and (left := GONE.sub(r"\2\1", text)) != text:
+        text = left
     if len(text) <= 3 * HALF:
         return text
     return f"{text[:HALF]}\n[… {LEFT_OUT} …]\n{text[-HALF:]}"

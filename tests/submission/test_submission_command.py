@@ -478,6 +478,7 @@ def test_run_does_not_depend_on_the_machine(project, monkeypatch):
     for process in [subprocess.Popen(COMMAND, **quiet) for _ in range(2)]:
         assert b"ready to upload" in process.communicate()[0]
     assert unpack(ZIP)[PDF] == Path(PDF).read_bytes()
+    assert not list(project.glob(".*"))
     assert sum(zoo.pictures(PdfReader(PDF))) == 1
     assert Path(ZIP).stat().st_mode & 0o777 == 0o644
 
@@ -538,6 +539,8 @@ def test_result_that_cannot_be_replaced(project, capsys):
 
 
 def test_command_line():
+    with pytest.raises(SystemExit, match="2"):
+        main(["--demo", "--no-execute"])
     # Help does not wait for the libraries, and works without them.
     where = {"cwd": Path(flow.__file__).parents[1], "text": True}
     bare = [sys.executable, "-S", "-m", "submission"]
