@@ -2,8 +2,8 @@
 
 Cells become HTML (`typstpdf.cells`), with the looks that a browser gives it
 (`typstpdf.looks`), and that becomes calls of Typst functions
-(`typstpdf.write`), formulas as MathJax reads them (`typstpdf.mathml`). Typst
-sets it all in the look of ``page.typ``.
+(`typstpdf.write`), with formulas as MathJax draws them
+(`typstpdf.formulas`). Typst sets it all in the look of ``page.typ``.
 """
 
 import re
@@ -19,9 +19,9 @@ from nbformat import NotebookNode
 from traitlets import Unicode
 
 from typstpdf.cells import describe, show_cell
+from typstpdf.formulas import Formula, typeset
 from typstpdf.looks import parse
-from typstpdf.mathml import typeset
-from typstpdf.write import Formula, Writer, call, words
+from typstpdf.write import Writer, call, words
 
 TEMPLATE = Path(__file__).with_name("page.typ").read_bytes()
 NO_GLYPH = re.compile(r'the text `"(.+?)"` could not be displayed')
