@@ -104,6 +104,9 @@ def formulas(bodies: list[Tag]) -> dict[int, Formula]:
     for body in bodies:
         for tag in body.select(f":is({VERBATIM}) tex"):
             tag.unwrap()
+        for tag in body("math"):
+            tags.append(tag)
+            pairs.append((str(tag), tag.get("display") == "block"))
         for tag in body("tex"):
             tex = tag.get_text().strip()
             if tex == "\\$":
@@ -114,7 +117,11 @@ def formulas(bodies: list[Tag]) -> dict[int, Formula]:
             tex = tex[width : len(tex) - width]
             tags.append(tag)
             pairs.append((tex, block))
-    return dict(zip(map(id, tags), typeset(pairs), strict=True))
+    found = typeset(pairs)
+    for tag, formula in zip(tags, found, strict=True):
+        if tag.name == "math":
+            formula.tex = tag.get("alttext", words(tag))
+    return dict(zip(map(id, tags), found, strict=True))
 
 
 def compiled(

@@ -13,6 +13,7 @@
 // Not of MathJax's own JavaScript, which is for old browsers, and slower.
 
 import {TeX} from 'mathjax-full/ts/input/tex.ts';
+import {MathML} from 'mathjax-full/ts/input/mathml.ts';
 import {AllPackages} from 'mathjax-full/ts/input/tex/AllPackages.ts';
 import {TEXCLASS} from 'mathjax-full/ts/core/MmlTree/MmlNode.ts';
 import {MmlFactory} from 'mathjax-full/ts/core/MmlTree/MmlFactory.ts';
@@ -57,6 +58,9 @@ const adaptor = liteAdaptor();
 adaptor.document = adaptor.parse('');
 adaptor.parser.protectAttribute = (text) =>
   adaptor.parser.protectHTML(String(text)).replace(/"/g, '&quot;');
+const mathml = new MathML();
+mathml.setAdaptor(adaptor);
+mathml.setMmlFactory(jax.mmlFactory);
 const painter = new SVG({fontCache: 'none'});
 painter.setAdaptor(adaptor);
 painter.document = {options: {}};
@@ -68,21 +72,24 @@ MmlMrow.prototype.nonSpaceLength = function () {
   return first < 0 ? 0 : this.childNodes.slice(first + 1).some(seen) ? 2 : 1;
 };
 
-// Letters and digits are text. Other signs are drawn, as they may have any
-// size, and are text that is not seen, for those who search or copy.
+// Letters and the most usual signs are text. Others are drawn, as they may
+// have any size, and are text that is not seen, for those who search or copy.
+const LETTER = /[\p{L}\p{N}]/u, DRAWN = /[\u2100-\u214f]/;
+const USUAL = /^normal[()[\]+=<>,.:;!/|\u2212\u00b7\u00d7]/;
 SVGWrapper.prototype.charNode = function (variant, hex, d) {
   const code = parseInt(hex, 16);
   const sign = String.fromCodePoint(code);
   const text = painter.unknownText(sign, variant);
-  if (/[\p{L}\p{N}]/u.test(sign) && !variant.startsWith('-')) return text;
+  const letter = LETTER.test(sign) && !DRAWN.test(sign) && variant[0] !== '-';
+  if (letter || USUAL.test(variant + sign)) return text;
   const [[high, deep], [up, down]] = [variant, 'normal'].map(
     (name) => painter.font.getChar(name, code) ?? [1, 0]);
   const size = (high + deep) / (up + down) || 1;
-  const seen = {
-    'font-size': 1000 * size, 'fill-opacity': 0,
-    transform: `translate(0,${1000 * (size * down - deep)}) scale(1,-1)`,
-  };
-  for (const name in seen) adaptor.setAttribute(text, name, seen[name]);
+  const y = 1000 * (size * down - deep);
+  // As high as what is drawn; wider, it would be taken for a heading's.
+  const transform = `translate(0,${y}) scale(${1 / size},${-size})`;
+  adaptor.setAttribute(text, 'transform', transform);
+  adaptor.setAttribute(text, 'fill-opacity', 0);
   return painter.svg('g', {}, [painter.svg('path', {d}), text]);
 };
 painter.font.getCssFont = (variant) => [
@@ -116,17 +123,11 @@ const EM = {em: 40 / 3, ex: 40 / 3 * painter.font.params.x_height};
 // A formula by its place in the notebook; asked for again, it knows labels
 // that come later. Macros hold for what is converted afterwards.
 globalThis.convert = (place, tex, display) => {
-  formulas[place] ??= {math: tex, display, inputData: {}, state: () => 0};
-  const formula = formulas[place];
-  options.internalMath = textMacros;
-  try {
-    formula.root = jax.compile(formula);
-  } catch (error) {
-    // MathJax 2 takes _ and the like in \text as they are.
-    options.internalMath = null;
-    formula.root = jax.compile(formula);
-  }
-  Object.assign(formula, {metrics: EM, outputData: {}});
+  const formula = formulas[place] ??= {
+    math: tex, display, inputData: {}, outputData: {}, metrics: EM,
+    state: () => 0, start: {}, end: {},
+  };
+  formula.root = compiled(formula);
   numbers = null;
   painter.toDOM(formula, adaptor.node('div'));
   const {h, d} = whole.getOuterBBox();
@@ -138,6 +139,18 @@ globalThis.convert = (place, tex, display) => {
   found.unknown = unknown(formula.root);
   return JSON.stringify(found);
 };
+
+function compiled(formula) {
+  if (formula.math.startsWith('<')) return mathml.compile(formula);
+  options.internalMath = textMacros;
+  try {
+    return jax.compile(formula);
+  } catch (error) {
+    // MathJax 2 takes _ and the like in \text as they are.
+    options.internalMath = null;
+    return jax.compile(formula);
+  }
+}
 
 // A formula may be broken behind a relation or an operator, but not within
 // brackets.

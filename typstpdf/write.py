@@ -270,7 +270,7 @@ class Writer:
     def formula(self, found: Formula) -> Typst:
         """A formula, or its TeX source if it cannot be set."""
         if found.parts is None:
-            self.warn(f"the formula {found.tex} is printed as TeX")
+            self.warn(f"the formula {found.tex} is printed as written")
             return call("raw", found.tex, block=found.block)
         if found.unknown:
             names = " ".join(found.unknown)
@@ -298,8 +298,6 @@ class Writer:
             return Typst("horizontalrule")
         if name == "input" and tag.get("type") == "checkbox":
             return join(["☒ " if tag.has_attr("checked") else "☐ "])
-        if name == "math":
-            self.warn("a formula in MathML is printed as its signs")
         inside = self.inside(tag, pre or name in MONO)
         if name == "li" and (number := whole(tag, "value")):
             return call("enum.item", number, inside)
