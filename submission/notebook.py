@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import re
 import unicodedata
 from collections import defaultdict
@@ -50,7 +51,7 @@ def read_notebook(path: Path, name: str) -> tuple[NotebookNode, list[str]]:
         raise SubmissionError(f"There is no notebook {path}.")
     content, faults = path.read_bytes(), {}
     try:
-        text = content.decode("utf-8-sig")  # the mark of some editors
+        text = content.decode(json.detect_encoding(content))  # or UTF-16
         nb = nbformat.reads(text, 4, capture_validation_error=faults)
         for number, cell in enumerate(nb.cells):
             # nbformat makes up another one each time.
@@ -69,7 +70,7 @@ def read_notebook(path: Path, name: str) -> tuple[NotebookNode, list[str]]:
     # nbformat lets KeyError, AttributeError and others of its parts through.
     except Exception as error:
         raise SubmissionError(
-            f"{path.name} is not a valid notebook: {error!r:.200}\n"
+            f"{path.name} is not a valid notebook: {error!s:.200}\n"
             "Open it in Jupyter and save it again, or take an earlier copy."
         ) from error
     said = f"{path.name} does not keep to the notebook format"

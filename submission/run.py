@@ -65,7 +65,7 @@ def run(
     for index in steps:
         nb.cells[index].update(outputs=[], execution_count=None)
     nb.metadata.pop("widgets", None)
-    kernel = nb.metadata.get("kernelspec", {}).get("language", "python")
+    kernel = nb.metadata.get("kernelspec", {}).get("language") or "python"
     if not steps or not kernel.lower().startswith("python"):
         raise SubmissionError("There is no code in Python; see --no-execute")
     # Another installation's kernel would lack the packages of this one.

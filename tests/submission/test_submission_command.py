@@ -97,6 +97,7 @@ LYING_THERE = {
     "below.py": "\ufeffimport marked  # \udcff",
     "marked.py": "",
     "tool.py": "",
+    "tool2.py": "",
     "other.ipynb": "no notebook",
     "my script.py": "import helper",
     "points.csv": "1, 2",
@@ -122,7 +123,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(scratch))
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     save(code("import helper\nprint(1)"))
-    write(FILES | {"data/big.bin": "data", "unused.py": "1 / 0"})
+    write(FILES | {"data/big.bin": "data", "lib/unused.py": "1 / 0"})
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     # A shell has its jobs in the background ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -233,8 +234,7 @@ ERROR = new_output("error", ename="E", evalue="", traceback=[])
 RAN_WITH = display() | {"metadata": {"ran_with": {"helper.py": "0" * 64}}}
 LONG_AGO = {"execution": {"start": "2020-01-01T10:00:00.5Z"}}
 SKIPPED = {"outputs": [], "execution_count": None}
-ODD_OUTPUTS = [{"output_type": "strange"}]
-ODD_OUTPUTS += [{"output_type": "stream", "text": "1"}]
+ODD_OUTPUTS = [{"output_type": "x"}, {"output_type": "stream", "text": "1"}]
 SAVED = [
     ("", {"source": "from __future__ import annotations"}),
     ("", {"source": "# nothing but words"} | SKIPPED),
@@ -249,11 +249,15 @@ SAVED = [
     ("", FINISHED),
     ("progress bar ended was not saved: cell 2", LOST),
     ("without --include points.csv", {"source": "open('points.csv')"}),
+    ("without --include lib/unused.py", {"source": "import unused"}),
+    ("", {"source": "open('points.csv', 'w')"}),
+    ("", {"source": "%%writefile new.py\nimport new"}),
     ("helper.py is newer", {"metadata": LONG_AGO}),
     ("helper.py is newer", {"outputs": [RAN_WITH]}),
     ("keep to the notebook format", {"metadata": {"tags": None}}),
     ("keep to the notebook format", {"metadata": {"execution": {"x": None}}}),
     ("keep to the notebook format", {"outputs": ODD_OUTPUTS}),
+    ("keep to the notebook format", {"notebook": {"kernelspec": {}}}),
 ]
 
 
@@ -262,6 +266,7 @@ def test_saved_notebook_is_handed_in(project, capfd, note, change):
     nb = notebook(code("0", stdout("0")), code("import helper", stdout("1")))
     nb.metadata["widgets"] = {WIDGETS: {"state": MODELS}}
     nb.cells[1].update(change)
+    nb.metadata.update(nb.cells[1].pop("notebook", {}))
     del nb.cells[1]["id"]
     write({"report.ipynb": json.dumps(nb), "points.csv": ""})
     notes = look_at(capfd, "--no-execute")
@@ -282,6 +287,7 @@ def test_files_that_are_handed_in(project, capfd, monkeypatch):
     save(
         markdown(ODD),
         code("if True: import utils.plot as p, os\n%run 'my script'"),
+        code("import sys\n! {sys.executable} tool2.py"),
         code("from __future__ import annotations\nopen('points.csv')"),
         code("try: import linked, below\nexcept: pass\n!python tool.py"),
         code(DRAWS),
@@ -291,7 +297,6 @@ def test_files_that_are_handed_in(project, capfd, monkeypatch):
     for words in (
         "linked.py leads to",
         "the run left data.png (6.0 MB)",
-        "gone.csv: no such file",
         "figures/ holds 3 pictures, the cells 2",
         "20 MB",
         'cell 1 (section "Part", "## Part"): a link stands for the picture',
@@ -299,6 +304,8 @@ def test_files_that_are_handed_in(project, capfd, monkeypatch):
         "\\foo",
     ):
         assert words in notes
+    gone = ["gone.csv: no such file" in n for n in notes.split("linked.py")]
+    assert gone == [False, True, False]  # before the run, and only there
     drawn = {f"figures/{name}.png" for name in ("a", "b", "deep/c", "d")}
     members = {*FILES, *LYING_THERE, *drawn, f"{NAME}.ipynb", PDF}
     packed = zipfile.ZipFile(ZIP)
@@ -365,8 +372,9 @@ FAULTS = [
     ("import os\nos.kill(os.getpid(), 9)", "killed"),
     ("import broken", "SyntaxError"),
     ("import nowhere_at_all", "No module named"),
-    ("import deep", "--include lib/deep.py"),
+    ("import unused", "--include lib/unused.py"),
     ("open('points.csv')", "--include points.csv"),
+    ("%cd lib\nopen('points.txt')", "--include lib"),
     ("MNIST = 'data'\nraise RuntimeError(MNIST)", "in a copy"),
     ("open('figures/x', 'w').write('x')\ninput()", "Stdin"),
 ]
@@ -394,13 +402,13 @@ def test_refused_before_any_work(project, capfd, options, reason):
     nb = notebook(code("using Plots"))
     julia = {"name": "j", "display_name": "Julia", "language": "julia"}
     nb.metadata["kernelspec"] = julia
-    write({"julia.ipynb": json.dumps(nb)})
+    Path("julia.ipynb").write_text(json.dumps(nb), "utf-16")
     refused(capfd, options.split(), reason)
 
 
 @pytest.mark.parametrize(("source", "reason"), FAULTS)
 def test_failing_cell(project, capfd, source, reason):
-    write({"broken.py": "def (", "points.csv": "1, 2", "lib/deep.py": ""})
+    write({"broken.py": "def (", "points.csv": "1, 2"})
     save(code("print('before')"), markdown("## Faulty part"), code(source))
     options = AS_NAME + ["--timeout", "1"] * ("--timeout" in reason)
     where = 'cell 3 (section "Faulty part"'
@@ -451,8 +459,9 @@ def test_command_line(project, capfd, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(run.__file__).parents[1]))
     bare = [sys.executable, "-S", "-m", "submission"]
     assert b"--no-execute" in subprocess.check_output([*bare, "--help"])
-    words = ["not installed", sys.executable, ".venv"]
-    refused(capfd, bare, *words, by=subprocess.call)
+    refused(
+        capfd, bare, "not installed", bare[0], ".venv", by=subprocess.call
+    )
     with pytest.raises(SystemExit, match="2"):
         main(["--demo", "--no-execute"])
 
@@ -493,9 +502,8 @@ def test_disk_that_is_full(project, capfd, monkeypatch, request, holds, size):
     request.addfinalizer(lambda: os.system(f"umount --lazy {disk}"))
     (disk / ZIP).write_bytes(b"earlier")
     save(code("import os\nopen('figures/x', 'wb').write(os.urandom(99_999))"))
-    options = [*AS_NAME, "--output-dir", str(disk)]
+    options = [*AS_NAME, *["--output-dir", str(disk)] * (holds == "results")]
     if holds == "run":
         monkeypatch.setattr(tempfile, "tempdir", str(disk))
-        options = AS_NAME
     kept = holds == "results" or os.statvfs(disk).f_blocks > 1
     refused(capfd, options, "No space left", *options[3:], kept=kept)
