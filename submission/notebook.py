@@ -100,11 +100,12 @@ def cut(text: str, limit: int = 3 * HALF) -> str:
 
 def finish_bars(nb: NotebookNode) -> None:
     """Let the words that stand for a progress bar say how it ended."""
-    saved = nb.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
+    saved = nb.metadata.get("widgets", {}).get(WIDGETS, {})
+    saved = saved.get("state", saved)  # Colab leaves "state" out
     for out in outputs(nb):
         data = out.get("data", {})
         if VIEW in data and BEGUN.search(str(data.get("text/plain"))):
-            model = data.pop(VIEW)["model_id"]
+            model = data.pop(VIEW).get("model_id")
             words = ended(model, saved) if model in saved else f"[{UNKNOWN}]"
             data["text/plain"] = words
 

@@ -72,9 +72,8 @@ def run(
     specs = KernelSpecManager(kernel_dirs=[])
     manager = AsyncKernelManager(kernel_spec_manager=specs)
     manager.connection_file = str(copy / ".kernel.json")
-    client = Client(nb, km=manager, timeout=timeout)
+    client = Client(nb, km=manager, timeout=timeout, record_timing=False)
     client.shutdown_kernel, client.iopub_timeout = "immediate", 60
-    client.record_timing = False
     start = {"cwd": str(copy), "stdout": DEVNULL, "stderr": DEVNULL}
     start["env"] = environment(copy, root / "data", demo)
     bar = "{desc} [{elapsed}] {postfix}"
