@@ -176,7 +176,7 @@ def look_at(capfd: pytest.CaptureFixture, *options: str) -> str:
 
 
 def test_run_does_not_depend_on_the_machine(project, capfd, monkeypatch):
-    """Two runs at once, where everything is set to spoil them."""
+    """What a run makes: two at once, with everything set to spoil them."""
     write(HOME)
     for setting in MOOD.replace("{}", str(Path("../home").resolve())).split():
         monkeypatch.setenv(*setting.split("="))
