@@ -273,7 +273,7 @@ def test_saved_notebook_is_handed_in(project, capfd, note, change):
     assert note in notes and bool(notes) == bool(note)
     first, shown = Path(ZIP).read_bytes(), zoo.text(PdfReader(PDF))
     assert " 0%" not in shown
-    assert ("100%|██████████|" in shown) == (FINISHED | change == change)
+    assert ("100%|██████████|" in shown) == (change | FINISHED == change)
     assert look_at(capfd, "--no-execute") == notes
     assert Path(ZIP).read_bytes() == first
 
