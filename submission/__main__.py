@@ -9,8 +9,7 @@ from pathlib import Path
 
 from submission import SubmissionError
 
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
-SIGNALS = [number for number in signal.Signals if number.name in NAMES]
+SIGNALS = [s for s in signal.Signals if s.name in "SIGINT SIGTERM SIGHUP"]
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -54,15 +53,15 @@ def main(argv: list[str] | None = None) -> int:
     logging.disable()  # the same
     # A random.py beside the notebook is none of the libraries'.
     sys.path.sort(key=lambda place: place in ("", str(Path.cwd())))
-    args = arguments(argv)
+    args = vars(arguments(argv))
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
             signal.signal(number, stop)
     try:
         from submission.flow import hand_in  # can be stopped, too
 
-        args.path = args.path or find_notebook()
-        print(hand_in(args))
+        args["path"] = args["path"] or find_notebook()
+        print(hand_in(**args))
         return 0
     except (Exception, SystemExit) as error:
         notes = getattr(error, "__notes__", [])

@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 import tempfile
-from argparse import Namespace
 from pathlib import Path
 
 from nbformat import v4
@@ -18,21 +17,29 @@ from typstpdf import TypstPDFExporter
 BANNER = "DEMO: computed from stand-in data. This is not a submission."
 
 
-def hand_in(args: Namespace) -> str:
+def hand_in(
+    path: Path,
+    name: str | None = None,
+    *,
+    execute: bool = True,
+    demo: bool = False,
+    timeout: int | None = None,
+    output_dir: Path | None = None,
+    include: list[str] | tuple[str, ...] = (),
+) -> str:
     """Make a notebook's PDF and ZIP; return the last line to print."""
-    path, execute, demo = args.path, args.execute, args.demo
-    name = notebook.check_name(path.stem if args.name is None else args.name)
+    name = notebook.check_name(path.stem if name is None else name)
     project = path.parent.resolve()  # beside a link, not where it leads
-    output = (args.output_dir or project).expanduser().resolve()
+    output = (output_dir or project).expanduser().resolve()
     path = project / path.name
-    include = [os.path.relpath(project / p, project) for p in args.include]
-    output.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=output).close()  # now, not after hours
+    include = [os.path.relpath(project / p, project) for p in include]
+    pack.publish(output, {})  # to fail now, not after hours
     nb, notes = notebook.read_notebook(path, name)
     saved = [*include, "figures"]
-    chosen = include if execute else saved
-    files, outside = pack.find_files(nb, path, name, chosen)
-    notes += outside
+    asked = include if execute else saved
+    files, outside = pack.find_files(nb, path, name, asked)
+    lost = [p for p in include if not pack.matching(project, [p])]
+    notes += outside + [f"--include {p}: no such file" for p in lost]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch).resolve()
         (folder / "figures").mkdir()
@@ -40,8 +47,6 @@ def hand_in(args: Namespace) -> str:
             (folder / member).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, folder / member)
         absent = pack.not_found(nb, project, folder)
-        lost = [p for p in include if not pack.matching(project, [p])]
-        absent += [f"--include {p}: no such file here" for p in lost]
         if not execute:
             notes += absent + notebook.changed(nb, path, files)
         try:
@@ -49,7 +54,7 @@ def hand_in(args: Namespace) -> str:
                 for note in notes + absent:
                     print(f"Look at: {note}", flush=True)
                 demo |= os.environ.get("DEMO", "") not in ("", "0", "auto")
-                run(nb, folder, project, demo, args.timeout)
+                run(nb, folder, project, demo, timeout)
             for out in notebook.outputs(nb):
                 for line in re.findall(r"(?m)^DEMO:.*", out.get("text", "")):
                     print(line, file=sys.stderr)
@@ -67,12 +72,11 @@ def hand_in(args: Namespace) -> str:
             found = (files | after).items()  # a run may delete its input
             members = {member: file.read_bytes() for member, file in found}
             named = set(pack.pictures(nb, folder))
-            members[f"{full_name}.pdf"] = pdf
+            results = {f"{full_name}.pdf": pdf}
             # Half a character in an output is no reason to fail.
             content = v4.writes(nb).encode(errors="backslashreplace")
-            members[f"{full_name}.ipynb"] = content
-            packed = pack.pack(members)
-            results = {f"{full_name}.pdf": pdf, f"{full_name}.zip": packed}
+            members |= results | {f"{full_name}.ipynb": content}
+            results[f"{full_name}.zip"] = packed = pack.pack(members)
             pack.publish(output, results)
         except BaseException as error:
             failed = f"{name}-FAILED.ipynb"
@@ -93,14 +97,12 @@ def hand_in(args: Namespace) -> str:
     shown = sum(max("image/" in d, d.count("data:image/")) for d in data)
     figures = {f for m, f in after.items() if m.startswith("figures/")}
     drawn = sum(bool(pack.PICTURE.search(f.name)) for f in figures - named)
-    if shown < drawn:
-        notes.append(f"figures/ holds {drawn} pictures, the cells {shown}")
-    if len(packed) > 20_000_000:
-        notes.append("Moodle usually takes 20 MB at most")
+    said = f"figures/ holds {drawn} pictures, the cells {shown}"
+    notes += [said] * (shown < drawn)
+    notes += ["Moodle usually takes 20 MB at most"] * (len(packed) > 20e6)
     zip_file = output / f"{full_name}.zip"
-    print(f"{zip_file.name}  {len(packed) / 1e6:.2f} MB")
-    for member, data in sorted(members.items()):
-        print(f"  {member}  {len(data) / 1e6:.2f} MB")
+    for member, data in [(zip_file.name, packed), *sorted(members.items())]:
+        print(f"{member}  {len(data) / 1e6:.2f} MB")
     for note in notes + resources["warnings"]:
         print(f"Look at: {note}")
     if demo:

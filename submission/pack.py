@@ -25,8 +25,7 @@ IMPORT = r"(?m)(?:^|[;:])\s*(?:import|from(?=.* import\b))\s+([^\n;#]+)"
 RUN = r"(?m)^\s*(?:%run|!\s*(?:python3?|\{sys\.executable\}))\s+(?:-\S+\s+)*"
 RUN += r"(\"[^\"\n]+|'[^'\n]+|[^\s;]+)"
 # A line that saves something, like open("points.csv", "w").
-SAVES = r".*(?:(?:save|dump|write|to_(?:csv|json|excel|pickle))\w*\("
-SAVES += r"|%%writefile|open\(.*[ ,=]['\"][wax]b?['\"]).*"
+SAVES = r".*(?:(?:save|dump|write|to_)\w*\(|%%w|open\(.*['\"][wax]b?['\"]).*"
 PICTURE = re.compile(r"(?i)\.(png|jpe?g|svg|gif|webp|pdf)$")
 JUNK = re.compile(r"(?i)(\..*|__pycache__|thumbs\.db|desktop\.ini)$")
 
@@ -43,17 +42,17 @@ def imports(code: str) -> Iterator[str]:
             yield from re.findall(r"\A\s*([^\W\d]\w*)", module)
 
 
-def not_found(nb: NotebookNode, root: Path, folder: Path) -> list[str]:
+def not_found(nb: NotebookNode, root: Path, copy: Path) -> list[str]:
     """Notes on imports and files that the code names, but will not find."""
     code = source_code(nb)
     words = re.findall(r"[^\s'\"]+", " ".join(re.findall(SAVES, code)))
-    made = {root / word for word in words} | {*visible(root / "figures")}
-    known = {"__main__", *(p.stem for p in (*folder.rglob("*"), *made))}
+    new = {root / word for word in words} | {*visible(root / "figures")}
+    known = {"__main__", *(p.stem for p in (*copy.rglob("*"), *new))}
     names = sorted(n for n in {*imports(code)} - known if not find_spec(n))
     said = "imported, but neither beside the notebook nor installed here"
     notes = [f"{', '.join(names)}: {said}"] if names else []
     code += "".join(f"\nNo module named '{name}'" for name in names)
-    lost = missing(code, root, folder, lambda f: isfile(f) and f not in made)
+    lost = missing(code, root, copy, lambda f: isfile(f) and f not in new)
     said = f"named in the code, but not packed without {lost}"
     return notes + [said] * bool(lost)
 

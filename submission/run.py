@@ -6,7 +6,6 @@ import signal
 from itertools import takewhile
 from pathlib import Path
 from subprocess import DEVNULL
-from typing import Any
 
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
@@ -25,7 +24,7 @@ class Client(NotebookClient):
     """nbclient that shows the last line printed, and survives a flood."""
 
     def output(
-        self, outs: list[NotebookNode], msg: dict[str, Any], *where: object
+        self, outs: list[NotebookNode], msg: dict, *where: object
     ) -> NotebookNode | None:
         """Take in one output; join at once what is printed in a row."""
         out = super().output(outs, msg, *where)
