@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import takewhile
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import tinycss2.color4
 from bs4 import BeautifulSoup, NavigableString, Tag
@@ -37,13 +37,12 @@ METHODS |= {"ul": "items", "ol": "items", "menu": "items"}
 METHODS |= {"table": "table", "pre": "preformatted"}
 CELLS = ["td", "th"]
 MONO = ("code", "tt", "samp", "kbd")
-# Typst's functions for tags, and those of page.typ.
-FUNCTIONS = dict.fromkeys(("b", "strong"), "strong")
-FUNCTIONS |= dict.fromkeys(("i", "em", "cite", "var", "dfn"), "emph")
-FUNCTIONS |= dict.fromkeys(("u", "ins"), "underline")
-FUNCTIONS |= dict.fromkeys(("s", "strike", "del"), "strike")
-FUNCTIONS |= {"sub": "sub", "sup": "super", "q": "quote", "dd": "indented"}
-LINES = {"underline": "underline", "line-through": "strike"}
+# Typst's functions for a word in a declaration.
+FUNCTIONS = {
+    "text-decoration": {"underline": "underline", "line-through": "strike"},
+    "text-transform": {"uppercase": "upper", "lowercase": "lower"},
+    "vertical-align": {"sub": "sub", "super": "super"},
+}
 # The size of a font; Jupyter's own has 14 pixels.
 SIZE = re.compile(r"(\d{0,3}\.?\d+)?([a-z%-]+)")
 SIZES = {"px": 1 / 14, "pt": 2 / 21, "em": 1, "rem": 1, "%": 0.01}
@@ -51,8 +50,14 @@ SIZES |= {"x-small": 0.75, "smaller": 0.83, "small": 0.9, "large": 1.2}
 SIZES |= {"larger": 1.2, "x-large": 1.5, "xx-large": 2}
 NUMBERINGS = {"lower-alpha": "a", "lower-latin": "a", "lower-roman": "i"}
 NUMBERINGS |= {"upper-alpha": "A", "upper-latin": "A", "upper-roman": "I"}
-WEIGHTS = dict.fromkeys(("bold", "bolder", "600", "700", "800"), 700)
+NUMBERINGS |= {kind: kind for kind in "aAiI"}
+WEIGHTS = dict.fromkeys(("bold", "bolder", "600", "700", "800", "900"), 700)
 WEIGHTS |= {"normal": 400, "400": 400}
+SIDES = ("left", "right", "top", "bottom")
+# The lines of a border; a later word may take them away.
+LINES = {"solid": "solid", "double": "solid"}
+LINES |= {"dashed": "dashed", "dotted": "dotted"}
+LINES |= dict.fromkeys(("none", "hidden", "0", "0px"))
 
 
 class Typst(str):
@@ -63,8 +68,9 @@ EMPTY = Typst("[]")
 SPACE = Typst("[ ]")
 PARAGRAPH = Typst("parbreak()")
 NEW_PAGE = Typst("colbreak(weak: true)")
-PLACES = ("left", "center", "right", "start", "end")
+PLACES = (*SIDES, "center", "start", "end")
 PLACES = {place: Typst(place) for place in PLACES}
+PLACES["middle"] = Typst("horizon")
 
 
 @dataclass
@@ -138,15 +144,19 @@ def size(value: str) -> Typst | None:
 
 def borders(look: Look) -> Typst | None:
     """The lines around something."""
-    sides = {}
-    for side in ("left", "right", "top", "bottom"):
-        line = look.get(f"border-{side}", look.get("border", ""))
-        if re.search("solid|dashed|dotted|double", line):
-            parts = line.split(" ", 2)
-            wide = next(filter(None, map(length, parts)), None)
-            ink = colour(parts[-1])
-            sides[side] = call("stroke", thickness=wide, paint=ink)
-    return call("", **sides) if sides else None
+    said = {k: text for k, text in look.items() if k.startswith("border")}
+    lines = {}
+    for side in SIDES if said else ():
+        own = re.compile(f"border(-{side})?(-width|-style|-color)?")
+        texts = [text for name, text in said.items() if own.fullmatch(name)]
+        style, wide, ink = None, None, None
+        for part in tinycss2.parse_component_value_list(" ".join(texts)):
+            word = part.serialize()
+            style = LINES.get(word, style)
+            wide, ink = length(word) or wide, colour(word) or ink
+        if style:
+            lines[side] = call("", paint=ink, thickness=wide, dash=style)
+    return call("", **lines) if lines else None
 
 
 def colour(value: str) -> Typst | None:
@@ -174,19 +184,22 @@ def fill(look: Look) -> Typst | None:
     return call("gradient.linear", *bar)
 
 
-def framed(function: str, body: Typst, look: Look) -> Typst:
-    """Contents on their ground, with the lines around them."""
-    ground, edge = fill(look), borders(look)
-    if not ground and not edge:
-        return body
-    return call(function, body, fill=ground or Typst("none"), stroke=edge)
+def sides(tag: Tag, look: Look) -> dict[str, Typst | None]:
+    """The size that is asked for; a table's cell has no size to share."""
+    asked = {name: look.get(name, "") for name in ("width", "height")}
+    shared = tag.find_parent(CELLS)
+    return {
+        name: None if shared and "%" in value else length(value)
+        for name, value in asked.items()
+    }
 
 
 def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
-    """Contents in their colours, in their place."""
+    """Contents in their colours, on their ground, in their place."""
     shown, floats = look.get("display", ""), look.get("float")
-    cell = tag.name in (*CELLS, "li")
-    block = not cell and shown in ("block", "flex", "grid", "table")
+    block = shown in ("block", "flex", "grid", "table")
+    flex = block and look_of(tag.parent).get("display") == "flex"
+    in_row = flex or "inline-" in shown or (block and floats == "left")
     style = look.get("font-style")
     text = {
         "fill": colour(look.get("color", "")),
@@ -197,21 +210,26 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     }
     if any(text.values()):
         body = call("text", body, **text)
-    for line, function in LINES.items():
-        if line in look.get("text-decoration", ""):
-            body = call(function, body)
-    if tag.name not in (*CELLS, "table", "hr"):
-        body = framed("panel" if block else "highlight", body, look)
+    for name, functions in FUNCTIONS.items():
+        words = look.get(name, "").split()
+        # Typst draws one line, not two, through the same words.
+        found = [functions[word] for word in words if word in functions]
+        body = call(found[-1], body) if found else body
     if block and (place := PLACES.get(look.get("text-align", ""))):
         body = call("align", place, body)
-    in_row = block and look_of(tag.parent).get("display") == "flex"
-    in_row |= "inline-" in shown or (block and floats == "left")
-    if in_row and not cell:
-        wide = None if tag.find_parent(CELLS) else look.get("width")
-        body = call("beside", body, width=length(wide or ""))
-    elif floats == "right":
-        body = call("align", Typst("right"), body)
-    elif block:
+    frame = {}
+    if tag.name not in (*CELLS, "table", "hr"):
+        frame = {"fill": fill(look), "stroke": borders(look)}
+    if (block or in_row) and tag.name not in METHODS:
+        frame |= sides(tag, look)
+    if in_row or any(frame.values()):
+        function = "beside" if in_row else "panel" if block else "highlight"
+        body = call(function, body, **frame)
+    if margin := length(look.get("margin-left", "")):
+        body = call("pad", body, left=margin)
+    if floats == "right":
+        body = call("align", PLACES["right"], body)
+    elif block and not in_row:
         body = join([PARAGRAPH, body, PARAGRAPH])
     before, after = (
         look.get(f"break-{side}") in PAGES and NEW_PAGE
@@ -325,7 +343,7 @@ class Writer:
             return link(tag, inside)
         if name == "figure" and tag.find("figcaption"):
             return call("captioned", inside)
-        return call(FUNCTIONS[name], inside) if name in FUNCTIONS else inside
+        return call("quote", inside) if name == "q" else inside
 
     def picture(self, tag: Tag, look: Look) -> str:
         """A picture in the size that is asked for."""
@@ -337,17 +355,18 @@ class Writer:
         name = f"picture-{len(self.pictures)}"
         self.pictures[name] = data
         alt = tag.get("alt", "").strip() or self.heading or "picture"
-        sides = {k: length(look.get(k, "")) for k in ("width", "height")}
-        return call("picture", call("image", name, alt=alt), **sides)
+        most = length(look.get("max-width", ""))
+        image = call("image", name, alt=alt)
+        return call("picture", image, **sides(tag, look), most=most)
 
     def fetch(self, address: str) -> bytes | None:
         """A picture's bytes; None if it is elsewhere."""
-        if address.startswith("data:"):
-            data = unquote(address.partition(",")[2])
-            with contextlib.suppress(ValueError):
-                return base64.b64decode("".join(data.split()), validate=True)
-            return data.encode(errors="replace")
+        about, _, data = address.partition(",")
         with contextlib.suppress(OSError, ValueError):
+            if about.startswith("data:"):
+                packed = about.endswith(";base64")
+                data = unquote_to_bytes(data)
+                return base64.b64decode(data + b"==") if packed else data
             path = Path(self.folder, unquote(address)).resolve()
             inside = path.is_relative_to(self.folder)
             if inside and PICTURE_FILE.fullmatch(path.name):
@@ -385,41 +404,40 @@ class Writer:
 
     def items(self, tag: Tag, look: Look) -> Typst:
         """A list; an item may say its number."""
-        items = []
-        for child in tag.children:
-            body = self.node(child, False) or EMPTY
-            if body not in (EMPTY, SPACE):
-                items.append(join([body]))
-        style = look.get("list-style", look.get("list-style-type", ""))
+        nodes = [self.node(child, False) for child in tag.children]
+        items = [node for node in nodes if node not in (None, EMPTY, SPACE)]
         first = tag.find("li", recursive=False)
         if first and "inline" in look_of(first).get("display", ""):
             return join([p for item in items for p in (" · ", item)][1:])
+        style = look.get("type", "")
+        style = look.get("list-style", look.get("list-style-type", style))
         tight = not tag.find("p")
         if tag.name != "ol" or style == "none":
             marker = EMPTY if "none" in style else None
             return call("list", *items, marker=marker, tight=tight)
-        kind = NUMBERINGS.get(style, tag.get("type", ""))
-        kind = kind + "." if kind in ("a", "A", "i", "I") else "1."
-        turned = tag.has_attr("reversed")
-        start = whole(tag, "start")
-        options = {"numbering": kind, "tight": tight, "reversed": turned}
-        return call("enum", *items, start=start, **options)
+        options = {
+            "numbering": NUMBERINGS.get(style, "1") + ".",
+            "tight": tight,
+        }
+        options |= {
+            "start": whole(tag, "start"),
+            "reversed": tag.has_attr("reversed"),
+        }
+        return call("enum", *items, **options)
 
     def table(self, tag: Tag, look: Look) -> Typst:
         """A table, its cells in the rows where a browser puts them."""
         rows = [row for row in tag("tr") if row.find_parent("table") is tag]
         rows = [r for r in rows if not HIDDEN.search(r.get("style", ""))]
         above = len([*takewhile(is_header, rows)])
+        cells = [row(CELLS, recursive=False) for row in rows]
         # A cell spans no columns but those where others start.
-        most = max(
-            (len(row(CELLS, recursive=False)) for row in rows), default=0
-        )
+        most = max(map(len, cells), default=0)
         widths = [0] * len(rows)
-        head: list[Typst] = []
-        body: list[Typst] = []
+        parts: tuple[list[Typst], list[Typst]] = ([], [])
         for y, row in enumerate(rows):
             end = above if y < above else len(rows)
-            for cell in row(CELLS, recursive=False):
+            for cell in cells[y]:
                 own = look_of(row.parent) | look_of(row) | look_of(cell)
                 wide = min(whole(cell, "colspan") or 1, most)
                 high = min(whole(cell, "rowspan", 1) or end, end - y)
@@ -427,18 +445,19 @@ class Writer:
                     widths[below] += wide
                 inside = dressed(cell, self.inside(cell), own)
                 place = {"y": y, "colspan": wide, "rowspan": high}
-                place["align"] = PLACES.get(own.get("text-align", ""))
                 place |= {"fill": fill(own), "stroke": borders(own)}
-                made = call("table.cell", inside, **place)
-                (head if y < above else body).append(made)
-        if head:
-            rule = call("table.hline", y=above)
-            body = [call("table.header", *head), rule, *body]
+                sides = own.get("text-align"), own.get("vertical-align")
+                sides = [PLACES[side] for side in sides if side in PLACES]
+                place["align"] = Typst(" + ".join(sides)) if sides else None
+                parts[y >= above].append(call("table.cell", inside, **place))
         caption = tag.find("caption", recursive=False)
-        caption = (caption and self.node(caption, False)) or EMPTY
-        made = call("table", *body, columns=max(widths, default=0))
-        made = framed("block", made, look)
-        return call("fitted-table", made, caption) if body else EMPTY
+        said = (caption and self.node(caption, False)) or EMPTY
+        below = caption and (look | look_of(caption)).get("caption-side")
+        frame = {"fill": fill(look), "stroke": borders(look)}
+        frame["below"] = True if below == "bottom" else None
+        columns = max(widths, default=0)
+        made = call("fitted-table", columns, above, *parts, said, **frame)
+        return made if columns else EMPTY
 
 
 def is_header(row: Tag) -> bool:
