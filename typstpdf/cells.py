@@ -70,11 +70,12 @@ BAR = "\ufdd2"
 PAGE = '<div style="break-after: page"></div>'
 HIDDEN_OUTPUT = {"remove_output", "hide_output", "outputs_hidden"}
 HIDDEN_SOURCE = {"remove_input", "hide_input", "hide_code", "source_hidden"}
-PLUGINS = ["strikethrough", "table", "url", "task_lists"]
 MARKDOWN = mistune.create_markdown(
     renderer=mistune.HTMLRenderer(False, allow_harmful_protocols=True),
-    plugins=[*PLUGINS, table_in_list, table_in_quote],
+    plugins=["strikethrough", "table", "url", "task_lists"],
 )
+table_in_list(MARKDOWN)
+table_in_quote(MARKDOWN)
 
 
 def show_cell(nb: NotebookNode, index: int) -> Iterator[str]:

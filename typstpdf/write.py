@@ -27,7 +27,7 @@ PICTURE_FILE = re.compile(r"(?i).+\.(pdf|svg|png|jpe?g|gif|webp)")
 LINK = re.compile(r"(?i)(https?|ftp|mailto):.|[^:#]+([/?#]|$)")
 FOREIGN = re.compile(r"(?s)<foreignObject\b([^>]*)>(.*?)</foreignObject>")
 # A colour, and its place in a gradient.
-STOP = re.compile(r"([#\w-]+(?:\([^)]*\))?)(?:\s+([\d.]+)%)?")
+STOP = re.compile(r"([#\w-]+(?:\([^)]*\))?)(?:\s+(\d+(?:\.\d+)?)%)?")
 LENGTH = re.compile(r"([1-9]\d{0,4}(?:\.\d+)?)(px|pt|em|cm|mm|in|%)?")
 LANGUAGE = re.compile(r"[{.]*(?:i(?=python))?([a-z+#]+(?:-[a-z+#]+)*)")
 PAGES = ("always", "page", "left", "right", "recto", "verso")
@@ -66,6 +66,7 @@ class Typst(str):
 
 EMPTY = Typst("[]")
 SPACE = Typst("[ ]")
+CLEAR = Typst('rgb("#fff0")')
 PARAGRAPH = Typst("parbreak()")
 NEW_PAGE = Typst("colbreak(weak: true)")
 PLACES = (*SIDES, "center", "start", "end")
@@ -173,14 +174,13 @@ def fill(look: Look) -> Typst | None:
     """What stands behind something: a colour, or a bar."""
     value = look.get("background", look.get("bgcolor", ""))
     found = STOP.findall(value.removeprefix("linear-gradient("))
-    stops = [(min(float(at), 100), name) for name, at in found if at]
-    stops.sort(key=lambda stop: stop[0])
+    stops = [(name, at) for name, at in found if at]
     if not stops:
-        return next((ink for name, _ in found if (ink := colour(name))), None)
-    bar = []
-    for place, name in [(0, stops[0][1]), *stops, (100, stops[-1][1])]:
-        ink = colour(name) or call("rgb", "#fff0")
-        bar.append(Typst(f"({ink}, {place:g}%)"))
+        return next(filter(None, (colour(name) for name, _ in found)), None)
+    bar = (
+        call("", colour(name) or CLEAR, Typst(f"{at}%"))
+        for name, at in ((stops[0][0], 0), *stops, (stops[-1][0], 100))
+    )
     return call("gradient.linear", *bar)
 
 
@@ -211,9 +211,9 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     if any(text.values()):
         body = call("text", body, **text)
     for name, functions in FUNCTIONS.items():
-        words = look.get(name, "").split()
+        said = look.get(name, "").split()
         # Typst draws one line, not two, through the same words.
-        found = [functions[word] for word in words if word in functions]
+        found = [functions[word] for word in said if word in functions]
         body = call(found[-1], body) if found else body
     if block and (place := PLACES.get(look.get("text-align", ""))):
         body = call("align", place, body)
@@ -231,10 +231,8 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
         body = call("align", PLACES["right"], body)
     elif block and not in_row:
         body = join([PARAGRAPH, body, PARAGRAPH])
-    before, after = (
-        look.get(f"break-{side}") in PAGES and NEW_PAGE
-        for side in ("before", "after")
-    )
+    before = look.get("break-before") in PAGES and NEW_PAGE
+    after = look.get("break-after") in PAGES and NEW_PAGE
     return join([before, body, after])
 
 
@@ -261,6 +259,9 @@ class Writer:
     def write(self, where: str, body: Tag) -> Typst:
         """A part of the notebook as Typst."""
         self.where = where
+        for tag in body.select("[style]"):
+            if HIDDEN.search(tag["style"]):
+                tag.extract()
         try:
             return self.inside(body)
         except RecursionError:
@@ -283,7 +284,7 @@ class Writer:
         return join(pieces)
 
     def node(self, node: Tag | NavigableString, pre: bool) -> str | None:
-        """A tag or a text; None if a browser does not show it."""
+        """A tag or a text; None for a comment."""
         if isinstance(node, PreformattedString):
             return None
         if isinstance(node, NavigableString) and pre:
@@ -296,8 +297,6 @@ class Writer:
         if id(node) in self.formulas:
             return self.formula(self.formulas[id(node)])
         look = look_of(node)
-        if HIDDEN.search(node.get("style", "")):
-            return None
         return dressed(node, self.body(node, look, pre), look)
 
     def formula(self, found: Formula) -> Typst:
@@ -415,20 +414,14 @@ class Writer:
         if tag.name != "ol" or style == "none":
             marker = EMPTY if "none" in style else None
             return call("list", *items, marker=marker, tight=tight)
-        options = {
-            "numbering": NUMBERINGS.get(style, "1") + ".",
-            "tight": tight,
-        }
-        options |= {
-            "start": whole(tag, "start"),
-            "reversed": tag.has_attr("reversed"),
-        }
+        options = {"start": whole(tag, "start"), "tight": tight}
+        options["numbering"] = NUMBERINGS.get(style, "1") + "."
+        options["reversed"] = tag.has_attr("reversed")
         return call("enum", *items, **options)
 
     def table(self, tag: Tag, look: Look) -> Typst:
         """A table, its cells in the rows where a browser puts them."""
         rows = [row for row in tag("tr") if row.find_parent("table") is tag]
-        rows = [r for r in rows if not HIDDEN.search(r.get("style", ""))]
         above = len([*takewhile(is_header, rows)])
         cells = [row(CELLS, recursive=False) for row in rows]
         # A cell spans no columns but those where others start.
@@ -450,13 +443,13 @@ class Writer:
                 sides = [PLACES[side] for side in sides if side in PLACES]
                 place["align"] = Typst(" + ".join(sides)) if sides else None
                 parts[y >= above].append(call("table.cell", inside, **place))
-        caption = tag.find("caption", recursive=False)
-        said = (caption and self.node(caption, False)) or EMPTY
-        below = caption and (look | look_of(caption)).get("caption-side")
         frame = {"fill": fill(look), "stroke": borders(look)}
-        frame["below"] = True if below == "bottom" else None
+        if caption := tag.find("caption", recursive=False):
+            side = (look | look_of(caption)).get("caption-side")
+            frame["caption"] = self.node(caption, False)
+            frame["below"] = side == "bottom"
         columns = max(widths, default=0)
-        made = call("fitted-table", columns, above, *parts, said, **frame)
+        made = call("fitted-table", columns, above, *parts, **frame)
         return made if columns else EMPTY
 
 
