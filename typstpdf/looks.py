@@ -44,8 +44,14 @@ def parse(pages: list[str]) -> list[Tag]:
     sheets = [SHEET, *COLOURS.findall(CLASSIC.read_text())]
     sheets += STYLE.findall("".join(pages))
     css = PRINT.sub(r"\1", "\n".join(dict.fromkeys(sheets)))
-    htmls = [SVG.sub(drawing, inlined(page, css)) for page in pages]
-    return [BeautifulSoup(html, "html.parser") for html in htmls]
+    bodies = []
+    for page in pages:
+        html = SVG.sub(
+            lambda svg: f'<img src="{address(svg[0])}"{svg[1]}>',
+            inlined(page, css),
+        )
+        bodies.append(BeautifulSoup(html, "html.parser"))
+    return bodies
 
 
 def inlined(html: str, css: str) -> str:
@@ -60,11 +66,6 @@ def inlined(html: str, css: str) -> str:
             look = declared(tag["style"]).items()
             tag["style"] = "; ".join(f"{name}: {text}" for name, text in look)
         return inliner.inline_fragment(str(page), css)
-
-
-def drawing(found: re.Match) -> str:
-    """A drawing as a picture."""
-    return f'<img src="{address(found[0])}"{found[1]}>'
 
 
 @lru_cache(maxsize=10_000)

@@ -29,7 +29,8 @@ FOREIGN = re.compile(r"(?s)<foreignObject\b([^>]*)>(.*?)</foreignObject>")
 # A colour, and its place in a gradient.
 STOP = re.compile(r"([#\w-]+(?:\([^)]*\))?)(?:\s+(\d+(?:\.\d+)?)%)?")
 LENGTH = re.compile(r"([1-9]\d{0,4}(?:\.\d+)?)(px|pt|em|cm|mm|in|%)?")
-LANGUAGE = re.compile(r"[{.]*(?:i(?=python))?([a-z+#]+(?:-[a-z+#]+)*)")
+LANGUAGE = r"(?:language-)?[{.]*(?:i(?=python))?([a-z+#]+(?:-[a-z+#]+)*)"
+LANGUAGE = re.compile(LANGUAGE)
 PAGES = ("always", "page", "left", "right", "recto", "verso")
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 METHODS = dict.fromkeys(MEDIA, "medium") | {"img": "picture"}
@@ -184,14 +185,9 @@ def fill(look: Look) -> Typst | None:
     return call("gradient.linear", *bar)
 
 
-def sides(tag: Tag, look: Look) -> dict[str, Typst | None]:
-    """The size that is asked for; a table's cell has no size to share."""
-    asked = {name: look.get(name, "") for name in ("width", "height")}
-    shared = tag.find_parent(CELLS)
-    return {
-        name: None if shared and "%" in value else length(value)
-        for name, value in asked.items()
-    }
+def sides(look: Look) -> dict[str, Typst | None]:
+    """The size that is asked for."""
+    return {side: length(look.get(side, "")) for side in ("width", "height")}
 
 
 def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
@@ -221,7 +217,7 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     if tag.name not in (*CELLS, "table", "hr"):
         frame = {"fill": fill(look), "stroke": borders(look)}
     if (block or in_row) and tag.name not in METHODS:
-        frame |= sides(tag, look)
+        frame |= sides(look)
     if in_row or any(frame.values()):
         function = "beside" if in_row else "panel" if block else "highlight"
         body = call(function, body, **frame)
@@ -274,25 +270,20 @@ class Writer:
 
     def inside(self, tag: Tag, pre: bool = False) -> Typst:
         """What a tag holds, with the marks that links lead to."""
-        pieces = [self.node(child, pre) for child in tag.children]
-        names = [tag.get("id"), tag.get("name")]
+        names = [] if tag.name in CELLS else [tag.get("id"), tag.get("name")]
         names += [tag.get_text()] if tag.name in HEADINGS else []
-        if tag.name not in CELLS:
-            pieces[:0] = [
-                call("anchor", slug(name)) for name in names if name
-            ]
-        return join(pieces)
+        marks = [call("anchor", slug(name)) for name in names if name]
+        return join(marks + [self.node(child, pre) for child in tag.children])
 
     def node(self, node: Tag | NavigableString, pre: bool) -> str | None:
         """A tag or a text; None for a comment."""
         if isinstance(node, PreformattedString):
             return None
         if isinstance(node, NavigableString) and pre:
-            return call("raw", node.expandtabs(4))
+            return call("raw", node)
         if isinstance(node, NavigableString):
             # Blanks at the ends may vanish.
-            text = re.sub(r"[ \t\n\r\f]+", " ", node)
-            pieces = re.split("(^ | $)", text)
+            pieces = re.split("(^ | $)", re.sub(r"[ \t\n\r\f]+", " ", node))
             return join(SPACE if p == " " else p for p in pieces)
         if id(node) in self.formulas:
             return self.formula(self.formulas[id(node)])
@@ -354,9 +345,8 @@ class Writer:
         name = f"picture-{len(self.pictures)}"
         self.pictures[name] = data
         alt = tag.get("alt", "").strip() or self.heading or "picture"
-        most = length(look.get("max-width", ""))
-        image = call("image", name, alt=alt)
-        return call("picture", image, **sides(tag, look), most=most)
+        asked = sides(look) | {"most": length(look.get("max-width", ""))}
+        return call("picture", call("image", name, alt=alt), **asked)
 
     def fetch(self, address: str) -> bytes | None:
         """A picture's bytes; None if it is elsewhere."""
@@ -382,9 +372,9 @@ class Writer:
             self.warn(f"an output for a browser ({kind}) is not printed")
             return instead
         self.warn(f"a link stands for the {kind} {address[:80]}")
-        said = tag.get("alt", "").strip()
-        said = said or address.partition(";base64")[0][:200]
         tag["href"] = address
+        said = address.partition(";base64")[0][:200]
+        said = tag.get("alt", "").strip() or said
         return link(tag, said) if instead == EMPTY else instead
 
     def preformatted(self, tag: Tag, _look: Look) -> Typst:
@@ -393,13 +383,15 @@ class Writer:
         if not code or code.find(True):
             inside = self.inside(tag, pre=True)
             return inside if inside == EMPTY else call("output", inside)
-        language = " ".join(code.get("class", [])).lower()
-        language = LANGUAGE.match(language.removeprefix("language-"))
-        if language and language[1] == "mermaid":
+        # R Markdown writes {r}, others .python or ipython3.
+        named = LANGUAGE.match(" ".join(code.get("class", [])).lower())
+        language = named and named[1]
+        if language == "mermaid":
             self.warn("a mermaid diagram is printed as its source")
         text = code.get_text().strip("\n").rstrip()
-        followed = "followed" in tag.get("class", [])
-        return call("code", text, language[1] if language else "", followed)
+        return call(
+            "code", text, language, "followed" in tag.get("class", "")
+        )
 
     def items(self, tag: Tag, look: Look) -> Typst:
         """A list; an item may say its number."""
@@ -421,8 +413,9 @@ class Writer:
 
     def table(self, tag: Tag, look: Look) -> Typst:
         """A table, its cells in the rows where a browser puts them."""
-        rows = [row for row in tag("tr") if row.find_parent("table") is tag]
-        above = len([*takewhile(is_header, rows)])
+        rows = tag.select(":scope > tr, :scope > * > tr")
+        is_head = "thead > tr, tr:not(:has(> td))"
+        above = len([*takewhile(lambda row: row.css.match(is_head), rows)])
         cells = [row(CELLS, recursive=False) for row in rows]
         # A cell spans no columns but those where others start.
         most = max(map(len, cells), default=0)
@@ -451,11 +444,6 @@ class Writer:
         columns = max(widths, default=0)
         made = call("fitted-table", columns, above, *parts, **frame)
         return made if columns else EMPTY
-
-
-def is_header(row: Tag) -> bool:
-    """Whether a row at the top of a table is repeated on every page."""
-    return row.parent.name == "thead" or not row.find("td", recursive=False)
 
 
 def link(tag: Tag, body: str) -> str:

@@ -149,16 +149,15 @@ def test_no_cell_reads_fetches_or_runs(
         return popen(command, **options)
 
     monkeypatch.setattr(subprocess, "Popen", noted)
-    cells = []
-    for target in (str(secret), "../secret.txt", url):
-        cells += texts(target)
-    for target in (str(picture), f"file://{picture}", url, "../secret.png"):
+    named = str(secret), "../secret.txt", url
+    shown = str(picture), f"file://{picture}", url, "../secret.png"
+    cells = [cell for target in named for cell in texts(target)]
+    for target in (*shown, "link.png"):
         cells += references(target)
-    cells += references("link.png")
     # At the top of a notebook stand its title and settings.
     tops = [[c] for c in cells if c.source.startswith(("# ", "---"))]
-    for shown in (cells, *tops):
-        reader, warnings = export(*shown)
+    for some in (cells, *tops):
+        reader, warnings = export(*some)
         assert SECRET not in text(reader) + str(reader.metadata)
         assert not sum(pictures(reader))
         # Typst would refuse what it found to be code.
