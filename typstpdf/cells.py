@@ -54,8 +54,8 @@ PIECE = rf"""
     | <[/a-zA-Z](?:"[^"]*"|'[^']*'|[^<>"'$])*>
     | ^[ \t>]*(?P<fence>`{{3,}}|~{{3,}})[^\n`]*\n.*?(?:^[ \t>]*(?P=fence)|\Z)
     | (?<!`)(?P<ticks>`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=ticks)(?!`)
-    | (?P<page>^[ ]{{0,3}}\\(?:new|clear|cleardouble)page[ \t]*$
-        |^[ ]{{0,3}}\\pagebreak(?:\[\d\])?[ \t]*$)
+    | (?P<page>^[ ]{{0,3}}\\(?:newpage|clear(?:double)?page
+        |pagebreak(?:\[\d\])?)[ \t]*$)
     | (?P<tex>\\\$ | \$\${BODY}\$\$ | \${BODY}\$
         | \\?\\\({ANY}\\?\\\) | \\?\\\[{ANY}\\?\\\]
         | \\begin\{{(?P<env>[a-zA-Z]+\*?)\}}{ANY}\\end\{{(?P=env)\}}

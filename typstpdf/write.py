@@ -313,7 +313,7 @@ class Writer:
         if name == "br":
             return Typst("linebreak()") if tag.next_sibling else EMPTY
         if name == "hr":
-            return Typst("horizontalrule")
+            return Typst("rule")
         if name == "input" and tag.get("type") == "checkbox":
             return join(["☒ " if tag.has_attr("checked") else "☐ "])
         if name == "math":
@@ -332,7 +332,7 @@ class Writer:
         if name == "a":
             return link(tag, inside)
         if name == "figure" and tag.find("figcaption"):
-            return call("captioned", inside)
+            return call("figure", inside)
         return call("quote", inside) if name == "q" else inside
 
     def picture(self, tag: Tag, look: Look) -> str:
@@ -400,8 +400,7 @@ class Writer:
         first = tag.find("li", recursive=False)
         if first and "inline" in look_of(first).get("display", ""):
             return join([p for item in items for p in (" · ", item)][1:])
-        style = look.get("type", "")
-        style = look.get("list-style", look.get("list-style-type", style))
+        style = look.get("list-style", look.get("type", ""))
         tight = not tag.find("p")
         if tag.name != "ol" or style == "none":
             marker = EMPTY if "none" in style else None

@@ -45,11 +45,10 @@ class Trap(http.server.BaseHTTPRequestHandler):
 def url() -> Iterator[str]:
     """An address on loopback that nobody should ask for."""
     Trap.requests.clear()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trap)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/a.png"
-    server.shutdown()
-    server.server_close()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trap) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/a.png"
+        server.shutdown()
 
 
 @pytest.fixture
@@ -165,6 +164,13 @@ def test_no_cell_reads_fetches_or_runs(
     assert not Trap.requests
     assert not Path("executed").exists()
     assert not started
+    # All that is seen where it does happen.
+    Path("own.png").write_bytes(picture.read_bytes())
+    reader, _ = export(markdown("![words](own.png)"), markdown(SECRET))
+    assert sum(pictures(reader)) and SECRET in text(reader)
+    with contextlib.suppress(OSError):
+        urllib.request.urlopen(url)
+    assert Trap.requests == ["/a.png"]
 
 
 PAYLOADS = [
@@ -213,14 +219,3 @@ def test_nothing_of_a_notebook_is_typst(payload: str) -> None:
     assert "42" not in text(reader) + str(reader.metadata)
     assert payload.split("(")[0] in reader.metadata.title
     assert not [w for w in resources["warnings"] if "refuses" in w]
-
-
-def test_the_traps_would_close(secret: Path, url: str) -> None:
-    """What the test above looks for is seen where it does happen."""
-    Path("own.png").write_bytes(base64.b64decode(figure()))
-    own = markdown("![words](own.png)")
-    reader, _ = export(own, markdown(secret.read_text()))
-    assert sum(pictures(reader)) and SECRET in text(reader)
-    with contextlib.suppress(OSError):
-        urllib.request.urlopen(url)
-    assert Trap.requests == ["/a.png"]
