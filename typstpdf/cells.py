@@ -20,15 +20,11 @@ from nbformat import NotebookNode
 
 # Longer outputs are cut: nobody reads more on paper.
 MAX_PRINTED = 30_000
-IMAGES = [
-    f"image/{kind}" for kind in ("svg+xml", "png", "jpeg", "gif", "webp")
-]
-IMAGES += ["application/pdf"]
+IMAGES = ["image/svg+xml", "image/png", "image/jpeg", "image/gif"]
+IMAGES += ["image/webp", "application/pdf"]
 MEDIA = ["iframe", "embed", "object", "video", "audio", "canvas"]
 # "<IPython.core.display.HTML object>" stands for something left out.
-OBJECT = re.compile(
-    r"\A<[\w.]+( (object( at 0x[0-9a-f]+)?|display_id=.*))?>\Z"
-)
+OBJECT = r"\A<[\w.]+( (object( at 0x[0-9a-f]+)?|display_id=.*))?>\Z"
 # What a terminal overwrites, and links that it does not show. What stands
 # below the line to which the cursor goes back may stay.
 GONE = re.compile(
@@ -189,7 +185,9 @@ def show_output(run: list[NotebookNode]) -> str:
         return f"<figure>{html}{below}</figure>"
     if "application/json" in data:
         return printed(json.dumps(data["application/json"], indent=2))
-    plain = printed(OBJECT.sub("", str(data.pop("text/plain", "")).rstrip()))
+    plain = printed(
+        re.sub(OBJECT, "", str(data.pop("text/plain", "")).rstrip())
+    )
     others = escape(", ".join(data))
     note = f'<object type="{others}">{"" if plain else others}</object>'
     return f"{plain}<p>{note}</p>" if others else plain

@@ -27,9 +27,7 @@ PRINT = re.compile(r"@media\s+print\s*\{((?:[^{}]*\{[^{}]*\})*\s*)\}")
 SVG = re.compile(r"(?s)(?<!,)<svg\b([^>]*)>.*?</svg>")
 # In names that have a shorter one, which is then the only one.
 LONGER = r"(?<=background)-(color|image)(?=\s*:)|page-(?=break)"
-LONGER = re.compile(
-    LONGER + r"|(?<=list-style)-type|(?<=text-decoration)-line"
-)
+LONGER = re.compile(rf"{LONGER}|(?<=list-style)-type|(?<=decoration)-line")
 HIDDEN = re.compile(
     r"(?i)(?<![\w-])(display:\s*none|visibility:\s*(hidden|collapse)"
     r"|(opacity|max-height|font-size):\s*0(%|px)?|clip:\s*rect"
@@ -47,14 +45,8 @@ def parse(pages: list[str]) -> list[Tag]:
     sheets = [SHEET, *COLOURS.findall(CLASSIC.read_text())]
     sheets += STYLE.findall("".join(pages))
     css = PRINT.sub(r"\1", "\n".join(dict.fromkeys(sheets)))
-    bodies = []
-    for page in pages:
-        html = SVG.sub(
-            lambda svg: f'<img src="{address(svg[0])}"{svg[1]}>',
-            inlined(page, css),
-        )
-        bodies.append(BeautifulSoup(html, "html.parser"))
-    return bodies
+    htmls = [SVG.sub(drawing, inlined(page, css)) for page in pages]
+    return [BeautifulSoup(html, "html.parser") for html in htmls]
 
 
 def inlined(html: str, css: str) -> str:
@@ -69,6 +61,11 @@ def inlined(html: str, css: str) -> str:
             look = declared(tag["style"]).items()
             tag["style"] = "; ".join(f"{name}: {text}" for name, text in look)
         return inliner.inline_fragment(str(page), css)
+
+
+def drawing(found: re.Match) -> str:
+    """A drawing as a picture."""
+    return f'<img src="{address(found[0])}"{found[1]}>'
 
 
 @lru_cache(maxsize=10_000)

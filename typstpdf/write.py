@@ -56,9 +56,8 @@ WEIGHTS = dict.fromkeys(("bold", "bolder", "600", "700", "800", "900"), 700)
 WEIGHTS |= {"normal": 400, "400": 400}
 SIDES = ("left", "right", "top", "bottom")
 # The lines of a border; a later word may take them away.
-LINES = {"solid": "solid", "double": "solid"}
-LINES |= {"dashed": "dashed", "dotted": "dotted"}
-LINES |= dict.fromkeys(("none", "hidden", "0", "0px"))
+LINES = {line: line for line in ("solid", "dashed", "dotted")}
+LINES |= {"double": "solid"} | dict.fromkeys(("none", "hidden", "0", "0px"))
 
 
 class Typst(str):
@@ -67,11 +66,9 @@ class Typst(str):
 
 EMPTY = Typst("[]")
 SPACE = Typst("[ ]")
-CLEAR = Typst('rgb("#fff0")')
 PARAGRAPH = Typst("parbreak()")
 NEW_PAGE = Typst("colbreak(weak: true)")
-PLACES = (*SIDES, "center", "start", "end")
-PLACES = {place: Typst(place) for place in PLACES}
+PLACES = {name: Typst(name) for name in (*SIDES, "center", "start", "end")}
 PLACES["middle"] = Typst("horizon")
 
 
@@ -179,15 +176,10 @@ def fill(look: Look) -> Typst | None:
     if not stops:
         return next(filter(None, (colour(name) for name, _ in found)), None)
     bar = (
-        call("", colour(name) or CLEAR, Typst(f"{at}%"))
+        call("", colour(name) or call("rgb", "#fff0"), Typst(f"{at}%"))
         for name, at in ((stops[0][0], 0), *stops, (stops[-1][0], 100))
     )
     return call("gradient.linear", *bar)
-
-
-def sides(look: Look) -> dict[str, Typst | None]:
-    """The size that is asked for."""
-    return {side: length(look.get(side, "")) for side in ("width", "height")}
 
 
 def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
@@ -217,7 +209,8 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     if tag.name not in (*CELLS, "table", "hr"):
         frame = {"fill": fill(look), "stroke": borders(look)}
     if (block or in_row) and tag.name not in METHODS:
-        frame |= sides(look)
+        sides = ("width", "height")
+        frame |= {side: length(look.get(side, "")) for side in sides}
     if in_row or any(frame.values()):
         function = "beside" if in_row else "panel" if block else "highlight"
         body = call(function, body, **frame)
@@ -345,7 +338,8 @@ class Writer:
         name = f"picture-{len(self.pictures)}"
         self.pictures[name] = data
         alt = tag.get("alt", "").strip() or self.heading or "picture"
-        asked = sides(look) | {"most": length(look.get("max-width", ""))}
+        sides = ("width", "height", "max-width")
+        asked = {side: length(look.get(side, "")) for side in sides}
         return call("picture", call("image", name, alt=alt), **asked)
 
     def fetch(self, address: str) -> bytes | None:
