@@ -37,7 +37,7 @@ METHODS = dict.fromkeys(MEDIA, "medium") | {"img": "picture"}
 METHODS |= {"ul": "items", "ol": "items", "menu": "items"}
 METHODS |= {"table": "table", "pre": "preformatted"}
 CELLS = ["td", "th"]
-MONO = ("code", "tt", "samp", "kbd")
+MONO = ["pre", "code", "tt", "samp", "kbd"]
 # Typst's functions for a word in a declaration.
 FUNCTIONS = {
     "text-decoration": {"underline": "underline", "line-through": "strike"},
@@ -261,18 +261,18 @@ class Writer:
         self.warn("what Typst refuses is shown as plain text")
         return call("output", call("raw", body.get_text()))
 
-    def inside(self, tag: Tag, pre: bool = False) -> Typst:
+    def inside(self, tag: Tag) -> Typst:
         """What a tag holds, with the marks that links lead to."""
         names = [] if tag.name in CELLS else [tag.get("id"), tag.get("name")]
         names += [tag.get_text()] if tag.name in HEADINGS else []
         marks = [call("anchor", slug(name)) for name in names if name]
-        return join(marks + [self.node(child, pre) for child in tag.children])
+        return join(marks + [self.node(child) for child in tag.children])
 
-    def node(self, node: Tag | NavigableString, pre: bool) -> str | None:
+    def node(self, node: Tag | NavigableString) -> str | None:
         """A tag or a text; None for a comment."""
         if isinstance(node, PreformattedString):
             return None
-        if isinstance(node, NavigableString) and pre:
+        if isinstance(node, NavigableString) and node.find_parent(MONO):
             return call("raw", node)
         if isinstance(node, NavigableString):
             # Blanks at the ends may vanish.
@@ -281,7 +281,7 @@ class Writer:
         if id(node) in self.formulas:
             return self.formula(self.formulas[id(node)])
         look = look_of(node)
-        return dressed(node, self.body(node, look, pre), look)
+        return dressed(node, self.body(node, look), look)
 
     def formula(self, found: Formula) -> Typst:
         """A formula, or its TeX source if it cannot be set."""
@@ -298,7 +298,7 @@ class Writer:
         written = Typst(f"margin => {body}")
         return call("formula", found.tex, written, found.number)
 
-    def body(self, tag: Tag, look: Look, pre: bool) -> Typst:
+    def body(self, tag: Tag, look: Look) -> Typst:
         """A tag's contents in the form that its name means."""
         name = tag.name
         if name in METHODS:
@@ -311,7 +311,7 @@ class Writer:
             return join(["☒ " if tag.has_attr("checked") else "☐ "])
         if name == "math":
             self.warn("a formula in MathML is printed as its signs")
-        inside = self.inside(tag, pre or name in MONO)
+        inside = self.inside(tag)
         if name == "li" and (number := whole(tag, "value")):
             return call("enum.item", number, inside)
         if inside == EMPTY:
@@ -375,7 +375,7 @@ class Writer:
         """Code in a language, or an output with colours of its own."""
         code = tag.find("code", recursive=False)
         if not code or code.find(True):
-            inside = self.inside(tag, pre=True)
+            inside = self.inside(tag)
             return inside if inside == EMPTY else call("output", inside)
         # R Markdown writes {r}, others .python or ipython3.
         named = LANGUAGE.match(" ".join(code.get("class", [])).lower())
@@ -389,7 +389,7 @@ class Writer:
 
     def items(self, tag: Tag, look: Look) -> Typst:
         """A list; an item may say its number."""
-        nodes = [self.node(child, False) for child in tag.children]
+        nodes = [self.node(child) for child in tag.children]
         items = [node for node in nodes if node not in (None, EMPTY, SPACE)]
         first = tag.find("li", recursive=False)
         if first and "inline" in look_of(first).get("display", ""):
@@ -432,7 +432,7 @@ class Writer:
         frame = {"fill": fill(look), "stroke": borders(look)}
         if caption := tag.find("caption", recursive=False):
             side = (look | look_of(caption)).get("caption-side")
-            frame["caption"] = self.node(caption, False)
+            frame["caption"] = self.node(caption)
             frame["below"] = side == "bottom"
         columns = max(widths, default=0)
         made = call("fitted-table", columns, above, *parts, **frame)
