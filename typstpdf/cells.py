@@ -32,7 +32,6 @@ GONE = re.compile(
     r"|[^\n]*\x1b\[A)|^[^\n]*\r(?=[^\n])"
     r"|[^\n\x08]\x08|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x07|\x1b\(B"
 )
-SEEN = [*MEDIA, "img", "svg", "hr"]
 FENCED = re.compile(r"(?ms)^(```|~~~).*?^\1")
 HEADING = re.compile(r"(?m)^ {0,3}#{1,6}[ \t]+(.+)$")
 NAMESPACE = re.compile(r"""\sxmlns(:xlink)?=("[^"]*"|'[^']*')""")
@@ -91,13 +90,11 @@ def show_cell(nb: NotebookNode, index: int) -> Iterator[str]:
     # Those of one stream, in one piece.
     runs = groupby(outputs, key=lambda out: out.get("name", object()))
     shown = [html for _, run in runs if (html := show_output([*run]))]
-    source = cell.source.strip("\n").rstrip()
-    if source and not marks & HIDDEN_SOURCE:
+    if cell.source.strip() and not marks & HIDDEN_SOURCE:
         language = nb.metadata.get("language_info", {}).get("name", "python")
-        html = (
-            f'<code class="{escape(str(language))}">{escape(source)}</code>'
-        )
-        yield f'<pre class="{"followed" if shown else ""}">{html}</pre>'
+        html = f'<code class="{escape(str(language))}">{escape(cell.source)}'
+        followed = "followed" if shown else ""
+        yield f'<pre class="{followed}">{html}</code></pre>'
     yield from shown
 
 
@@ -161,33 +158,34 @@ def show_output(run: list[NotebookNode]) -> str:
     if out.output_type == "error":
         return printed("\n".join(out.traceback), "error")
     data = dict(out.data)
-    page = BeautifulSoup(str(data.get("text/html", "")), "html.parser")
+    images = [mime for mime in IMAGES if mime in data]
+    html = str(data.get("text/html", ""))
+    page = BeautifulSoup(html, "html.parser")
+    seen = ["img", "svg", "hr", *([] if images else MEDIA)]
     # What sklearn and xarray unfold by a click they say in plain text, too.
-    if page.select('[class*="text-repr-fallback"]'):
-        del data["text/html"]
-    elif page.get_text(strip=True) or page.find(SEEN):
-        return render(data["text/html"])
-    elif not page.find(["script", "input", "button", "select"]):
-        # Of styles and the like a browser shows nothing either.
+    folded = "text-repr-fallback" in html
+    if not folded and (page.get_text(strip=True) or page.find(seen)):
+        return render(html)
+    # Of styles and the like a browser shows nothing either.
+    if folded or not page.find(["script", "input", "button", "select"]):
         data.pop("text/html", None)
     if "text/markdown" in data:
         return render(data["text/markdown"], MARKDOWN)
     if "text/latex" in data:
         return render(escape(data["text/latex"], quote=False))
-    for mime in (mime for mime in IMAGES if mime in data):
+    if images:
         alt, *size = (
-            escape(str(get_metadata(out, name, mime) or ""))
+            escape(str(get_metadata(out, name, images[0]) or ""))
             for name in ("alt", "width", "height")
         )
-        html = f'<img src="{address(data[mime])}" alt="{alt}" '
+        html = f'<img src="{address(data[images[0]])}" alt="{alt}" '
         html += 'width="{}" height="{}">'.format(*size)
         below = f"<figcaption>{alt}</figcaption>" if alt else ""
         return f"<figure>{html}{below}</figure>"
     if "application/json" in data:
         return printed(json.dumps(data["application/json"], indent=2))
-    plain = printed(
-        re.sub(OBJECT, "", str(data.pop("text/plain", "")).rstrip())
-    )
+    text = str(data.pop("text/plain", "")).rstrip()
+    plain = printed(re.sub(OBJECT, "", text))
     others = escape(", ".join(data))
     note = f'<object type="{others}">{"" if plain else others}</object>'
     return f"{plain}<p>{note}</p>" if others else plain

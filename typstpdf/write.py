@@ -143,13 +143,12 @@ def size(value: str) -> Typst | None:
 
 def borders(look: Look) -> Typst | None:
     """The lines around something."""
-    said = {k: text for k, text in look.items() if k.startswith("border")}
     lines = {}
-    for side in SIDES if said else ():
+    for side in SIDES:
         own = re.compile(f"border(-{side})?(-width|-style|-color)?")
-        texts = [text for name, text in said.items() if own.fullmatch(name)]
+        said = " ".join(look[name] for name in look if own.fullmatch(name))
         style, wide, ink = None, None, None
-        for part in tinycss2.parse_component_value_list(" ".join(texts)):
+        for part in tinycss2.parse_component_value_list(said):
             word = part.serialize()
             style = LINES.get(word, style)
             wide, ink = length(word) or wide, colour(word) or ink

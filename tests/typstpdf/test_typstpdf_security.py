@@ -13,18 +13,9 @@ from pathlib import Path
 
 import pytest
 from nbformat import NotebookNode
-from nbformat.v4 import new_output, new_raw_cell
+from nbformat.v4 import new_notebook, new_output, new_raw_cell
 from pypdf import PdfReader
-from zoo import (
-    code,
-    display,
-    export,
-    figure,
-    markdown,
-    notebook,
-    pictures,
-    text,
-)
+from zoo import code, display, export, figure, markdown, pictures, text
 
 from typstpdf import TypstPDFExporter
 
@@ -209,8 +200,7 @@ def hostile(payload: str) -> Iterator[NotebookNode]:
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_nothing_of_a_notebook_is_typst(payload: str) -> None:
-    cells = list(hostile(payload))
-    nb = notebook(markdown(f"# {payload}"), *cells)
+    nb = new_notebook(cells=[markdown(f"# {payload}"), *hostile(payload)])
     nb.metadata["language_info"] = {"name": payload}
     nb.metadata |= {"title": payload, "authors": [payload], "lang": payload}
     exporter = TypstPDFExporter()
