@@ -29,8 +29,7 @@ FOREIGN = re.compile(r"(?s)<foreignObject\b([^>]*)>(.*?)</foreignObject>")
 # A colour, and its place in a gradient.
 STOP = re.compile(r"([#\w-]+(?:\([^)]*\))?)(?:\s+(\d+(?:\.\d+)?)%)?")
 LENGTH = re.compile(r"([1-9]\d{0,4}(?:\.\d+)?)(px|pt|em|cm|mm|in|%)?")
-LANGUAGE = r"(?:language-)?[{.]*(?:i(?=python))?([a-z+#]+(?:-[a-z+#]+)*)"
-LANGUAGE = re.compile(LANGUAGE)
+LANGUAGE = re.compile(r"(?:language-)?[{.]*(?:i(?=python))?([a-z][a-z+#-]*)")
 PAGES = ("always", "page", "left", "right", "recto", "verso")
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 METHODS = dict.fromkeys(MEDIA, "medium") | {"img": "picture"}
@@ -207,11 +206,11 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     frame = {}
     if tag.name not in (*CELLS, "table", "hr"):
         frame = {"fill": fill(look), "stroke": borders(look)}
-    if (block or in_row) and tag.name not in METHODS:
-        sides = ("width", "height")
-        frame |= {side: length(look.get(side, "")) for side in sides}
     if in_row or any(frame.values()):
         function = "beside" if in_row else "panel" if block else "highlight"
+        if function != "highlight" and tag.name not in METHODS:
+            frame["width"] = length(look.get("width", ""))
+            frame["height"] = length(look.get("height", ""))
         body = call(function, body, **frame)
     if margin := length(look.get("margin-left", "")):
         body = call("pad", body, left=margin)
