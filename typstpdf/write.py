@@ -212,10 +212,13 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
             frame["width"] = length(look.get("width", ""))
             frame["height"] = length(look.get("height", ""))
         body = call(function, body, **frame)
-    if margin := length(look.get("margin-left", "")):
-        body = call("pad", body, left=margin)
+    margin = look.get("margin-left", look.get("margin", ""))
+    if left := length(margin):
+        body = call("pad", body, left=left)
     if floats == "right":
         body = call("align", PLACES["right"], body)
+    elif block and tag.name == "img" and "auto" in margin:
+        body = call("align", PLACES["center"], body)
     elif block and not in_row:
         body = join([PARAGRAPH, body, PARAGRAPH])
     before = look.get("break-before") in PAGES and NEW_PAGE
