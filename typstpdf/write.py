@@ -28,7 +28,7 @@ LINK = re.compile(r"(?i)(https?|ftp|mailto):.|[^:#]+([/?#]|$)")
 FOREIGN = re.compile(r"(?s)<foreignObject\b([^>]*)>(.*?)</foreignObject>")
 # A colour, and its place in a gradient.
 STOP = re.compile(r"([#\w-]+(?:\([^)]*\))?)(?:\s+(\d+(?:\.\d+)?)%)?")
-LENGTH = re.compile(r"([1-9]\d{0,4}(?:\.\d+)?)(px|pt|em|cm|mm|in|%)?")
+LENGTH = re.compile(r"(?a)([1-9]\d{0,4}(?:\.\d+)?)(px|pt|em|cm|mm|in|%)?")
 LANGUAGE = re.compile(r"(?:language-)?[{.]*(?:i(?=python))?([a-z][a-z+#-]*)")
 PAGES = ("always", "page", "left", "right", "recto", "verso")
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -170,11 +170,12 @@ def fill(look: Look) -> Typst | None:
     """What stands behind something: a colour, or a bar."""
     value = look.get("background", look.get("bgcolor", ""))
     found = STOP.findall(value.removeprefix("linear-gradient("))
-    stops = [(name, at) for name, at in found if at]
+    stops = [(name, min(float(at), 100)) for name, at in found if at]
+    stops.sort(key=lambda stop: stop[1])
     if not stops:
         return next(filter(None, (colour(name) for name, _ in found)), None)
     bar = (
-        call("", colour(name) or call("rgb", "#fff0"), Typst(f"{at}%"))
+        call("", colour(name) or call("rgb", "#fff0"), Typst(f"{at:g}%"))
         for name, at in ((stops[0][0], 0), *stops, (stops[-1][0], 100))
     )
     return call("gradient.linear", *bar)
