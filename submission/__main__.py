@@ -54,15 +54,15 @@ def main(argv: list[str] | None = None) -> int:
     logging.disable()  # the same
     # A random.py beside the notebook is none of the libraries'.
     sys.path.sort(key=lambda place: place in ("", str(Path.cwd())))
-    args = vars(arguments(argv))
+    args = arguments(argv)
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
             signal.signal(number, stop)
     try:
         from submission.flow import hand_in  # can be stopped, too
 
-        args["path"] = args["path"] or find_notebook()
-        print(hand_in(**args))
+        args.path = args.path or find_notebook()
+        print(hand_in(args))
         return 0
     except (Exception, SystemExit) as error:
         notes = getattr(error, "__notes__", [])

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
 from nbformat import v4
@@ -17,22 +18,14 @@ from typstpdf import TypstPDFExporter
 BANNER = "DEMO: computed from stand-in data. This is not a submission."
 
 
-def hand_in(
-    path: Path,
-    name: str | None = None,
-    *,
-    execute: bool = True,
-    demo: bool = False,
-    timeout: int | None = None,
-    output_dir: Path | None = None,
-    include: list[str] | tuple[str, ...] = (),
-) -> str:
+def hand_in(args: Namespace) -> str:
     """Make a notebook's PDF and ZIP; return the last line to print."""
-    name = notebook.check_name(path.stem if name is None else name)
+    path, execute, demo = args.path, args.execute, args.demo
+    name = notebook.check_name(path.stem if args.name is None else args.name)
     project = path.parent.resolve()  # beside a link, not where it leads
-    output = (output_dir or project).expanduser().resolve()
+    output = (args.output_dir or project).expanduser().resolve()
     path = project / path.name
-    include = [os.path.relpath(project / p, project) for p in include]
+    include = [os.path.relpath(project / p, project) for p in args.include]
     output.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=output).close()  # now, not after hours
     nb, notes = notebook.read_notebook(path, name)
@@ -47,6 +40,8 @@ def hand_in(
             (folder / member).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, folder / member)
         absent = pack.not_found(nb, project, folder)
+        lost = [p for p in include if not pack.matching(project, [p])]
+        absent += [f"--include {p}: no such file here" for p in lost]
         if not execute:
             notes += absent + notebook.changed(nb, path, files)
         try:
@@ -54,7 +49,7 @@ def hand_in(
                 for note in notes + absent:
                     print(f"Look at: {note}", flush=True)
                 demo |= os.environ.get("DEMO", "") not in ("", "0", "auto")
-                run(nb, folder, project, demo, timeout)
+                run(nb, folder, project, demo, args.timeout)
             for out in notebook.outputs(nb):
                 for line in re.findall(r"(?m)^DEMO:.*", out.get("text", "")):
                     print(line, file=sys.stderr)
@@ -69,8 +64,6 @@ def hand_in(
             pdf, resources = exporter.from_notebook_node(nb, about)
             after, _ = pack.find_files(nb, folder / path.name, name, saved)
             notes += pack.left_over(folder, after)
-            lost = [p for p in include if not pack.matching(folder, [p])]
-            notes += [f"--include {p}: no such file" for p in lost]
             found = (files | after).items()  # a run may delete its input
             members = {member: file.read_bytes() for member, file in found}
             named = set(pack.pictures(nb, folder))

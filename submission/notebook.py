@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import re
 import unicodedata
 from collections import defaultdict
@@ -50,7 +51,7 @@ def read_notebook(path: Path, name: str) -> tuple[NotebookNode, list[str]]:
         raise SubmissionError(f"There is no notebook {path}.")
     content, faults = path.read_bytes(), {}
     try:
-        text = content.decode("utf-8-sig")  # the mark of some editors
+        text = content.decode(json.detect_encoding(content))  # or UTF-16
         nb = nbformat.reads(text, 4, capture_validation_error=faults)
         for number, cell in enumerate(nb.cells):
             # nbformat makes up another one each time.
@@ -69,7 +70,7 @@ def read_notebook(path: Path, name: str) -> tuple[NotebookNode, list[str]]:
     # nbformat lets KeyError, AttributeError and others of its parts through.
     except Exception as error:
         raise SubmissionError(
-            f"{path.name} is not a valid notebook: {error!r:.200}\n"
+            f"{path.name} is not a valid notebook: {error!s:.200}\n"
             "Open it in Jupyter and save it again, or take an earlier copy."
         ) from error
     said = f"{path.name} does not keep to the notebook format"
@@ -99,11 +100,12 @@ def cut(text: str, limit: int = 3 * HALF) -> str:
 
 def finish_bars(nb: NotebookNode) -> None:
     """Let the words that stand for a progress bar say how it ended."""
-    saved = nb.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
+    saved = nb.metadata.get("widgets", {}).get(WIDGETS, {})
+    saved = saved.get("state", saved)  # Colab leaves "state" out
     for out in outputs(nb):
         data = out.get("data", {})
         if VIEW in data and BEGUN.search(str(data.get("text/plain"))):
-            model = data.pop(VIEW)["model_id"]
+            model = data.pop(VIEW).get("model_id")
             words = ended(model, saved) if model in saved else f"[{UNKNOWN}]"
             data["text/plain"] = words
 

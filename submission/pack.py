@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from os.path import isfile
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,8 +22,11 @@ from submission import SubmissionError
 from submission.notebook import Files, outputs, read_notebook
 
 IMPORT = r"(?m)(?:^|[;:])\s*(?:import|from(?=.* import\b))\s+([^\n;#]+)"
-RUN = r"(?m)^\s*(?:%run|!python3?)\s+(?:-\S+\s+)*"
+RUN = r"(?m)^\s*(?:%run|!\s*(?:python3?|\{sys\.executable\}))\s+(?:-\S+\s+)*"
 RUN += r"(\"[^\"\n]+|'[^'\n]+|[^\s;]+)"
+# A line that saves something, like open("points.csv", "w").
+SAVES = r".*(?:(?:save|dump|write|to_(?:csv|json|excel|pickle))\w*\("
+SAVES += r"|%%writefile|open\(.*[ ,=]['\"][wax]b?['\"]).*"
 PICTURE = re.compile(r"(?i)\.(png|jpe?g|svg|gif|webp|pdf)$")
 JUNK = re.compile(r"(?i)(\..*|__pycache__|thumbs\.db|desktop\.ini)$")
 
@@ -42,12 +46,14 @@ def imports(code: str) -> Iterator[str]:
 def not_found(nb: NotebookNode, root: Path, folder: Path) -> list[str]:
     """Notes on imports and files that the code names, but will not find."""
     code = source_code(nb)
-    known = {"__main__", *(path.stem for path in folder.rglob("*"))}
+    words = re.findall(r"[^\s'\"]+", " ".join(re.findall(SAVES, code)))
+    made = {root / word for word in words} | {*visible(root / "figures")}
+    known = {"__main__", *(p.stem for p in (*folder.rglob("*"), *made))}
     names = sorted(n for n in {*imports(code)} - known if not find_spec(n))
     said = "imported, but neither beside the notebook nor installed here"
     notes = [f"{', '.join(names)}: {said}"] if names else []
-    code = code.replace("figures/", "")  # which the run makes
-    lost = missing(code, root, folder, os.path.isfile)
+    code += "".join(f"\nNo module named '{name}'" for name in names)
+    lost = missing(code, root, folder, lambda f: isfile(f) and f not in made)
     said = f"named in the code, but not packed without {lost}"
     return notes + [said] * bool(lost)
 
@@ -122,7 +128,7 @@ def find_files(
         elif os.path.isdir(file):
             seen.add(real)
             waiting += [f for f in file.iterdir() if not JUNK.match(f.name)]
-        elif os.path.isfile(file) and not file.name.startswith(results):
+        elif isfile(file) and not file.name.startswith(results):
             member = file.relative_to(root).as_posix()
             if member not in files and file.suffix in (".py", ".ipynb"):
                 waiting += named(code_in(file), root, file.parent)
@@ -134,7 +140,7 @@ def missing(text: str, root: Path, copy: Path, exists: Callable) -> str:
     """The option that brings what a text names and only the project has."""
     text = text.replace(f"{copy}{os.sep}", "")
     names = re.findall(r"['\"]([^'\"\n]+)['\"]", text)
-    names += re.findall(r"\S+[./]\S+", text)
+    names += re.findall(r"\S+[./]\S+|(?<=%cd )\S+", text)
     for module in re.findall(r"No module named '(\w+)", text):
         found = matching(root, [f"{module}.py", f"*/{module}.py"])
         names += [os.path.relpath(path, root) for path in found]

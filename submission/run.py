@@ -65,16 +65,15 @@ def run(
     for index in steps:
         nb.cells[index].update(outputs=[], execution_count=None)
     nb.metadata.pop("widgets", None)
-    kernel = nb.metadata.get("kernelspec", {}).get("language", "python")
+    kernel = nb.metadata.get("kernelspec", {}).get("language") or "python"
     if not steps or not kernel.lower().startswith("python"):
         raise SubmissionError("There is no code in Python; see --no-execute")
     # Another installation's kernel would lack the packages of this one.
     specs = KernelSpecManager(kernel_dirs=[])
     manager = AsyncKernelManager(kernel_spec_manager=specs)
     manager.connection_file = str(copy / ".kernel.json")
-    client = Client(nb, km=manager, timeout=timeout)
+    client = Client(nb, km=manager, timeout=timeout, record_timing=False)
     client.shutdown_kernel, client.iopub_timeout = "immediate", 60
-    client.record_timing = False
     start = {"cwd": str(copy), "stdout": DEVNULL, "stderr": DEVNULL}
     start["env"] = environment(copy, root / "data", demo)
     bar = "{desc} [{elapsed}] {postfix}"

@@ -2,8 +2,8 @@
 
 Cells become HTML (`typstpdf.cells`), with the looks that a browser gives it
 (`typstpdf.looks`), and that becomes calls of Typst functions
-(`typstpdf.write`), formulas as MathJax reads them (`typstpdf.mathml`). Typst
-sets it all in the look of ``page.typ``.
+(`typstpdf.write`), with formulas as MathJax draws them
+(`typstpdf.formulas`). Typst sets it all in the look of ``page.typ``.
 """
 
 import re
@@ -19,9 +19,9 @@ from nbformat import NotebookNode
 from traitlets import Unicode
 
 from typstpdf.cells import describe, show_cell
+from typstpdf.formulas import Formula, typeset
 from typstpdf.looks import parse
-from typstpdf.mathml import typeset
-from typstpdf.write import Formula, Writer, call, words
+from typstpdf.write import Writer, call, words
 
 TEMPLATE = Path(__file__).with_name("page.typ").read_bytes()
 NO_GLYPH = re.compile(r'the text `"(.+?)"` could not be displayed')
@@ -101,6 +101,9 @@ def formulas(bodies: list[Tag]) -> dict[int, Formula]:
     for body in bodies:
         for tag in body.select(f":is({VERBATIM}) tex"):
             tag.unwrap()
+        for tag in body("math"):
+            tags.append(tag)
+            pairs.append((str(tag), tag.get("display") == "block"))
         for tag in body("tex"):
             tex = tag.get_text().strip()
             if tex == "\\$":
@@ -111,7 +114,11 @@ def formulas(bodies: list[Tag]) -> dict[int, Formula]:
             tex = tex[width : len(tex) - width]
             tags.append(tag)
             pairs.append((tex, block))
-    return dict(zip(map(id, tags), typeset(pairs), strict=True))
+    found = typeset(pairs)
+    for tag, formula in zip(tags, found, strict=True):
+        if tag.name == "math":
+            formula.tex = tag.get("alttext", words(tag))
+    return dict(zip(map(id, tags), found, strict=True))
 
 
 def compiled(

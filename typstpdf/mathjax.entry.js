@@ -1,7 +1,7 @@
 /* MathJax 3.2.2, (c) The MathJax Consortium; mhchemParser, (c) Martin Hensel.
    Both under the Apache License 2.0: see mathjax.LICENSE. */
 
-// MathJax's reading of TeX for QuickJS: formulas become trees of MathML.
+// MathJax for QuickJS: formulas in TeX become drawings in SVG.
 //
 // `mathjax.js` is this file with all that it requires. To make it anew, here:
 //
@@ -13,10 +13,15 @@
 // Not of MathJax's own JavaScript, which is for old browsers, and slower.
 
 import {TeX} from 'mathjax-full/ts/input/tex.ts';
+import {MathML} from 'mathjax-full/ts/input/mathml.ts';
+import {AllPackages} from 'mathjax-full/ts/input/tex/AllPackages.ts';
+import {TEXCLASS} from 'mathjax-full/ts/core/MmlTree/MmlNode.ts';
 import {MmlFactory} from 'mathjax-full/ts/core/MmlTree/MmlFactory.ts';
 import {MmlMrow} from 'mathjax-full/ts/core/MmlTree/MmlNodes/mrow.ts';
-import {length2em} from 'mathjax-full/ts/util/lengths.ts';
-import {AllPackages} from 'mathjax-full/ts/input/tex/AllPackages.ts';
+import {SVG} from 'mathjax-full/ts/output/svg.ts';
+import {SVGWrapper} from 'mathjax-full/ts/output/svg/Wrapper.ts';
+import {SVGmtable} from 'mathjax-full/ts/output/svg/Wrappers/mtable.ts';
+import {liteAdaptor} from 'mathjax-full/ts/adaptors/liteAdaptor.ts';
 
 const LOGO = 'T\\kern-.14em\\lower.5ex{E}\\kern-.115em X';
 const jax = new TeX({
@@ -48,7 +53,17 @@ tags.autoTag = () => tags.label && autoTag.call(tags);
 jax.setMmlFactory(new MmlFactory());
 const options = jax.parseOptions.options;
 const textMacros = options.internalMath;
-const formulas = [];
+
+const adaptor = liteAdaptor();
+adaptor.document = adaptor.parse('');
+adaptor.parser.protectAttribute = (text) =>
+  adaptor.parser.protectHTML(String(text)).replace(/"/g, '&quot;');
+const mathml = new MathML();
+mathml.setAdaptor(adaptor);
+mathml.setMmlFactory(jax.mmlFactory);
+const painter = new SVG({fontCache: 'none'});
+painter.setAdaptor(adaptor);
+painter.document = {options: {}};
 
 // Each operator asks whether it is alone: so do not count them all.
 MmlMrow.prototype.nonSpaceLength = function () {
@@ -57,92 +72,134 @@ MmlMrow.prototype.nonSpaceLength = function () {
   return first < 0 ? 0 : this.childNodes.slice(first + 1).some(seen) ? 2 : 1;
 };
 
+// Letters and the most usual signs are text. Others are drawn, as they may
+// have any size, and are text that is not seen, for those who search or copy.
+const LETTER = /[\p{L}\p{N}]/u, DRAWN = /[\u2100-\u214f]/;
+const USUAL = /^normal[()[\]+=<>,.:;!/|\u2212\u00b7\u00d7]/;
+SVGWrapper.prototype.charNode = function (variant, hex, d) {
+  const code = parseInt(hex, 16);
+  const sign = String.fromCodePoint(code);
+  const text = painter.unknownText(sign, variant);
+  const letter = LETTER.test(sign) && !DRAWN.test(sign) && variant[0] !== '-';
+  if (letter || USUAL.test(variant + sign)) return text;
+  const [[high, deep], [up, down]] = [variant, 'normal'].map(
+    (name) => painter.font.getChar(name, code) ?? [1, 0]);
+  const size = (high + deep) / (up + down) || 1;
+  const y = 1000 * (size * down - deep);
+  // As high as what is drawn; wider, it would be taken for a heading's.
+  const transform = `translate(0,${y}) scale(${1 / size},${-size})`;
+  adaptor.setAttribute(text, 'transform', transform);
+  adaptor.setAttribute(text, 'fill-opacity', 0);
+  return painter.svg('g', {}, [painter.svg('path', {d}), text]);
+};
+painter.font.getCssFont = (variant) => [
+  `New Computer Modern${/bold|italic/.test(variant) ? '' : ' Math'}`,
+  variant.includes('italic'), variant.includes('bold'),
+];
+
+// A letter that MathJax's fonts lack is as wide as the one below its accent.
+painter.measureTextNode = (text) => {
+  const [letter] = adaptor.textContent(text).normalize('NFD');
+  const [, , w] = painter.font.getChar('normal', letter.codePointAt(0)) ??
+    [0, 0, adaptor.nodeSize(text, 1, true)[0]];
+  return {w, h: 0.75, d: 0.2};
+};
+
+// The whole, and the numbers of a table's rows, which stand at the margin.
+let whole, numbers;
+painter.createRoot = function (wrapper) {
+  whole = wrapper;
+  return [this.container, adaptor.append(this.container, this.svg('g'))];
+};
+SVGmtable.prototype.topTable = function (svg, labels) {
+  this.place(-this.getBBox().L, 0, svg);
+  adaptor.removeAttribute(labels, 'transform');
+  numbers = {nodes: [labels], from: 0, to: this.getTableData().L};
+};
+
+const formulas = [];
+const EM = {em: 40 / 3, ex: 40 / 3 * painter.font.params.x_height};
+
 // A formula by its place in the notebook; asked for again, it knows labels
 // that come later. Macros hold for what is converted afterwards.
 globalThis.convert = (place, tex, display) => {
-  formulas[place] ??= {math: tex, display, inputData: {}, state: () => 0};
-  let root;
+  const formula = formulas[place] ??= {
+    math: tex, display, inputData: {}, outputData: {}, metrics: EM,
+    state: () => 0, start: {}, end: {},
+  };
+  formula.root = compiled(formula);
+  numbers = null;
+  painter.toDOM(formula, adaptor.node('div'));
+  const {h, d} = whole.getOuterBBox();
+  const found = {again: tags.redo, height: h + d, depth: d};
+  const drawn = pieces().map((piece) => drawing(piece, h, d));
+  // A definition shows nothing.
+  found.parts = drawn.filter(([w, svg]) => w || /<(?!\/|g|style|svg)/.test(svg));
+  found.number = numbers && drawing(numbers, h, d);
+  found.unknown = unknown(formula.root);
+  return JSON.stringify(found);
+};
+
+function compiled(formula) {
+  if (formula.math.startsWith('<')) return mathml.compile(formula);
   options.internalMath = textMacros;
   try {
-    root = jax.compile(formulas[place]);
+    return jax.compile(formula);
   } catch (error) {
     // MathJax 2 takes _ and the like in \text as they are.
     options.internalMath = null;
-    root = jax.compile(formulas[place]);
+    return jax.compile(formula);
   }
-  root.setTeXclass(null);
-  return JSON.stringify([tags.redo, tree(root)]);
-};
+}
 
-// What nodes inherit, or have if nothing is said.
-const INHERITED = ['displaystyle', 'mathvariant', 'stretchy', 'largeop',
-  'accent', 'columnalign', 'columnlines', 'rowlines'];
-const LENGTHS = ['width', 'height', 'depth', 'lspace', 'voffset', 'minsize',
-  'linethickness', 'columnspacing', 'rowspacing'];
-
-// Such as the sign that says that a function is applied.
-const UNSEEN = /[\u2061-\u2064\u200b-\u200d\ufe00-\ufe0f]/g;
-
-// All that is said of a node, and what MathJax works out.
-function tree(given) {
-  const node = plain(given);
-  const {attributes} = node;
-  const nodes = inside(node);
-  const found = {};
-  for (const name of attributes.getExplicitNames())
-    found[name] = String(attributes.get(name));
-  for (const name of INHERITED) found[name] = attributes.get(name) ?? '';
-  found.kind = node.kind;
-  found.class = node.texClass ?? 0;
-  found.level = ['', 'script'][attributes.get('scriptlevel')] ?? 'sscript';
-  found.level ||= found.displaystyle ? 'display' : 'inline';
-  found.size = size(node) / size(node.parent);
-  found.space = em(node.texSpacing() || 0);
-  found.em = {};
-  for (const name of LENGTHS)
-    if (name in found || /spacing/.test(name) && node.isKind('mtable'))
-      found.em[name] = String(attributes.get(name)).split(' ').map(em);
-  found.grows = grows(node) && !attributes.isSet('minsize');
-  // Limits stand beside their operator within a text.
-  found.beside = /^msu/.test(node.kind) || !found.displaystyle &&
-    nodes[0]?.isEmbellished &&
-    nodes[0].coreMO().attributes.get('movablelimits') || false;
-  found.number = node.isKind('mlabeledtr') ? said(nodes.shift()) : null;
-  found.text = node.isToken ? said(node).replace(UNSEEN, '') : '';
-  found.nodes = node.isToken ? [] : nodes.map(tree);
+// A formula may be broken behind a relation or an operator, but not within
+// brackets.
+function pieces() {
+  const {w} = whole.getOuterBBox();
+  const inner = whole.childNodes[0].childNodes;
+  if (inner.length < 2)
+    return [{nodes: adaptor.childNodes(whole.element), from: 0, to: w}];
+  const found = [];
+  let from = 0, nodes = [], open = 0;
+  for (const [n, {element, node}] of inner.entries()) {
+    nodes.push(element);
+    const next = inner[n + 1]?.element, kind = node.texClass;
+    open += (kind === TEXCLASS.OPEN) - (kind === TEXCLASS.CLOSE);
+    if (next && (open || ![TEXCLASS.REL, TEXCLASS.BIN].includes(kind)))
+      continue;
+    const place = next && adaptor.getAttribute(next, 'transform');
+    const to = next ? /-?[\d.]+/.exec(place)[0] / 1000 : w;
+    found.push({nodes, from, to});
+    [from, nodes] = [to, []];
+  }
   return found;
 }
 
-// A length in em of 10 points.
-function em(length) {
-  return Math.max(-99, Math.min(99, length2em(length, 0, 1, 40 / 3)));
+// The lines of tables.
+const STYLE = '[data-line], [data-frame] { stroke-width: 70; fill: none }' +
+  '.mjx-dashed { stroke-dasharray: 140 } .mjx-dotted ' +
+  '{ stroke-linecap: round; stroke-dasharray: 0, 140 }';
+
+// Its width, and its lines with room around them for what sticks out.
+const ROOM = 9;
+function drawing({nodes, from, to}, h, d) {
+  const sides = [to - from + 2 * ROOM, h + d + 2 * ROOM];
+  const box = [from - ROOM, -h - ROOM, ...sides].map((x) => 1000 * x);
+  const ink = {fill: 'currentColor', stroke: 'currentColor'};
+  const svg = painter.svg('svg', {
+    xmlns: 'http://www.w3.org/2000/svg', viewBox: box.join(' '),
+    'font-family': 'New Computer Modern Math', ...ink, 'stroke-width': 0,
+  }, [
+    painter.svg('style', {}, [painter.text(STYLE)]),
+    painter.svg('g', {transform: 'scale(1,-1)'}, nodes),
+  ]);
+  const text = adaptor.serializeXML(svg);
+  return [to - from, text.replace(/(style="|; )color:/g, '$1fill:')];
 }
 
-function size(node) {
-  return length2em(node?.attributes.get('mathsize') ?? 1, 1) || 1;
-}
-
-function said(node) {
-  return node.isKind('text') ? node.getText().normalize('NFC') :
-    node.childNodes.map(said).join('');
-}
-
-function grows(node) {
-  return node.isKind('mo') && node.attributes.get('stretchy') === true;
-}
-
-function inside(node) {
-  const nodes = node.childNodes;
-  return [...(nodes[0]?.isInferred ? nodes[0].childNodes : nodes)];
-}
-
-// Without groups that change nothing.
-function plain(node) {
-  const [alone, another] = inside(node);
-  if (!alone || another) return node;
-  const group = node.isKind('mrow') || node.isKind('TeXAtom');
-  const same = (node.texClass ?? 0) === (alone.texClass ?? 0) &&
-    !node.attributes.getExplicitNames().length;
-  return group && same || node.isKind('mstyle') && grows(alone) ?
-    plain(alone) : node;
+// Commands that nobody knows, which are printed as they are.
+function unknown(node) {
+  if (!node.isKind('mtext')) return (node.childNodes ?? []).flatMap(unknown);
+  const mono = node.attributes.get('mathvariant') === 'monospace';
+  return mono ? [] : node.getText().match(/\\([A-Za-z]+|.)/gu) ?? [];
 }

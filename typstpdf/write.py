@@ -10,7 +10,6 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from html import escape
 from itertools import takewhile
 from pathlib import Path
@@ -21,6 +20,7 @@ from bs4 import BeautifulSoup, NavigableString, Tag
 from bs4.element import PreformattedString
 
 from typstpdf.cells import CONTROL, MEDIA, named
+from typstpdf.formulas import Formula
 from typstpdf.looks import HIDDEN, Look, look_of
 
 PICTURE_FILE = re.compile(r"(?i).+\.(pdf|svg|png|jpe?g|gif|webp)")
@@ -71,26 +71,6 @@ PLACES = {name: Typst(name) for name in (*SIDES, "center", "start", "end")}
 PLACES["middle"] = Typst("horizon")
 
 
-@dataclass
-class Formula:
-    """A formula of the notebook.
-
-    Attributes:
-        tex: its source as it stands in the notebook.
-        block: whether it is displayed.
-        typst: what is printed, "" for nothing; None cannot be set.
-        number: what stands at the right margin, such as "(1)"; "" if its
-            rows have their own.
-        unknown: commands that are printed as they are.
-    """
-
-    tex: str
-    block: bool
-    typst: Typst | None = None
-    number: str | None = None
-    unknown: list[str] = field(default_factory=list)
-
-
 def literal(value: object) -> str:
     """A value as Typst; a text is a string literal and nothing else."""
     if isinstance(value, Typst):
@@ -131,6 +111,11 @@ def length(value: str) -> Typst | None:
         return None
     pixels = found[2] in ("px", None)
     return Typst(f"{0.75 * float(found[1]):g}pt" if pixels else value)
+
+
+def em(number: float) -> Typst:
+    """A length that grows with the text."""
+    return Typst(f"{number:.4f}em")
 
 
 def size(value: str) -> Typst | None:
@@ -287,18 +272,23 @@ class Writer:
 
     def formula(self, found: Formula) -> Typst:
         """A formula, or its TeX source if it cannot be set."""
-        if found.typst is None:
-            self.warn(f"the formula {found.tex} is printed as TeX")
+        if found.parts is None:
+            self.warn(f"the formula {found.tex} is printed as written")
             return call("raw", found.tex, block=found.block)
         if found.unknown:
             names = " ".join(found.unknown)
             self.warn(f"the formula {found.tex} has the unknown {names}")
-        if not found.typst:
-            return EMPTY
-        body = call("math.equation", found.typst, block=found.block)
-        # Only the page knows how far it is to the margin.
-        written = Typst(f"margin => {body}")
-        return call("formula", found.tex, written, found.number)
+        sizes = {"height": em(found.height), "depth": em(found.depth)}
+        number, *parts = (
+            drawn
+            and call(
+                "drawing", drawn[1], em(drawn[0]), alt=found.tex, **sizes
+            )
+            for drawn in (found.number, *found.parts)
+        )
+        body = join(parts)
+        block = found.block and parts
+        return call("equation", body, number) if block else body
 
     def body(self, tag: Tag, look: Look) -> Typst:
         """A tag's contents in the form that its name means."""
@@ -311,8 +301,6 @@ class Writer:
             return Typst("rule")
         if name == "input" and tag.get("type") == "checkbox":
             return join(["☒ " if tag.has_attr("checked") else "☐ "])
-        if name == "math":
-            self.warn("a formula in MathML is printed as its signs")
         inside = self.inside(tag)
         if name == "li" and (number := whole(tag, "value")):
             return call("enum.item", number, inside)

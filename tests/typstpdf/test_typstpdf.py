@@ -104,6 +104,7 @@ SHOWN = [
     ("[nowhere](#gone), [a](), [js](javascript:b)", "nowhere, a, js", "gone"),
     ("a bell \x07 rings", "x07", "\x07"),
     ("$$ $$ nothing", "nothing", ""),
+    ("<math><mfrac><mi>x</mi><mn>2</mn></mfrac></math>", "x", "mfrac"),
     ("", "", ""),
 ]
 # Markdown, the words that stand for what paper cannot show, the warning.
@@ -116,7 +117,6 @@ DIFFERENT = [
     ("![](attachment:gone.png)", "gone.png", "gone.png"),
     ("![](http://[a.png)", "a.png", "a.png"),
     ("![](a%00.png)", "a%00.png", "a%00.png"),
-    ("<math><mi>x</mi><mn>2</mn></math>", "x2", "MathML"),
     ('<img src="a\nb.png">', "b.png", "a b.png"),
     ("| a |\n|--|\n| ![](x.svg) |", "x.svg", "x.svg"),
     ("no font has \U0010fffd this", "«U+10FFFD»", "U+10FFFD"),
@@ -304,7 +304,7 @@ def test_pictures_are_as_wide_as_asked_for_but_never_too_wide() -> None:
 LOOKS = [
     ('<font size="4">x</font>', "12 Tf"),
     ('<b style="font-size: 28px">x</b>', "20 Tf"),
-    ('<p style="border: 2px solid red">x</p>', "1 0 0 SCN\n1.5 w"),
+    ('<p style="border: 2px solid red">x</p>', r"1 0 0 SCN\s1.5 w"),
     ("<table><tbody bgcolor=red><tr><td>x", "1 0 0 scn"),
 ]
 
@@ -312,7 +312,7 @@ LOOKS = [
 @pytest.mark.parametrize(("html", "seen"), LOOKS)
 def test_looks(html: str, seen: str) -> None:
     reader, _ = export(code("1", display(text_html=html)))
-    assert seen in drawn(reader)
+    assert re.search(seen, drawn(reader))
 
 
 def test_alternative_texts_and_captions() -> None:
@@ -334,13 +334,11 @@ def test_lack_of_an_alternative_text_would_be_seen(
 ) -> None:
     picture = f"![words](data:image/png;base64,{figure()})"
     assert not export(markdown(picture), markdown("$x$"))[1]
+    lost = re.compile(', alt: "(words|x)"')
     write = Writer.write
-
-    def without(*args: Any) -> str:
-        written = write(*args).replace(', alt: "words"', "")
-        return written.replace('formula("x"', "formula(none")
-
-    monkeypatch.setattr(Writer, "write", without)
+    monkeypatch.setattr(
+        Writer, "write", lambda *args: lost.sub("", write(*args))
+    )
     for source in (picture, "$x$"):
         assert export(markdown(source))[1]
 
