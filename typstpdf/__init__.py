@@ -75,12 +75,9 @@ class TypstPDFExporter(Exporter):
         title = self.title or str(told.get("title", "")) or words(bodies[0])
         title = title or about.get("name") or "Notebook"
         writer = Writer(Path(about.get("path") or "."), formulas(bodies))
-        parts = [
-            writer.write(*part) for part in zip(wheres, bodies, strict=True)
-        ]
-        parts[0] = call(
-            "report.with", title, parts[0], author, self.banner, lang
-        )
+        parts = [*map(writer.write, wheres, bodies)]
+        head = title, parts[0], author, self.banner, lang
+        parts[0] = call("report.with", *head)
         pdf = compiled(parts, wheres, bodies, writer)
         resources["warnings"] = list(writer.warnings)
         for warning in writer.warnings:
@@ -166,7 +163,7 @@ def compiled(
 def mended(part: str, said: str, writer: Writer) -> str:
     """A part without the signs and the pictures that Typst names."""
     signs = {*"".join(NO_GLYPH.findall(said))}.intersection(part)
-    names = {sign: f"«U+{ord(sign):04X}»" for sign in signs}
+    names = {sign: f"«U+{ord(sign):04X}»" for sign in sorted(signs)}
     if names:
         writer.warn(f"no font has {' '.join(names.values())}")
     for picture in PICTURE.findall(said):

@@ -15,18 +15,16 @@ from urllib.parse import unquote
 import mistune
 from bs4 import BeautifulSoup
 from mistune.plugins.table import table_in_list, table_in_quote
-from nbconvert.filters import ansi2html
+from nbconvert.filters import ansi2html, get_metadata
 from nbformat import NotebookNode
 
 # Longer outputs are cut: nobody reads more on paper.
 MAX_PRINTED = 30_000
-IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif")
-IMAGES = (*IMAGES, "image/webp", "application/pdf")
-MEDIA = ("iframe", "embed", "object", "video", "audio", "canvas")
+IMAGES = ["image/svg+xml", "image/png", "image/jpeg", "image/gif"]
+IMAGES += ["image/webp", "application/pdf"]
+MEDIA = ["iframe", "embed", "object", "video", "audio", "canvas"]
 # "<IPython.core.display.HTML object>" stands for something left out.
-OBJECT = re.compile(
-    r"\A<[\w.]+( (object( at 0x[0-9a-f]+)?|display_id=.*))?>\Z"
-)
+OBJECT = r"\A<[\w.]+( (object( at 0x[0-9a-f]+)?|display_id=.*))?>\Z"
 # What a terminal overwrites, and links that it does not show. What stands
 # below the line to which the cursor goes back may stay.
 GONE = re.compile(
@@ -34,6 +32,8 @@ GONE = re.compile(
     r"|[^\n]*\x1b\[A)|^[^\n]*\r(?=[^\n])"
     r"|[^\n\x08]\x08|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x07|\x1b\(B"
 )
+FENCED = re.compile(r"(?ms)^(```|~~~).*?^\1")
+HEADING = re.compile(r"(?m)^ {0,3}#{1,6}[ \t]+(.+)$")
 NAMESPACE = re.compile(r"""\sxmlns(:xlink)?=("[^"]*"|'[^']*')""")
 NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" '
 NAMESPACES += 'xmlns:xlink="http://www.w3.org/1999/xlink"'
@@ -49,8 +49,8 @@ PIECE = rf"""
     | <[/a-zA-Z](?:"[^"]*"|'[^']*'|[^<>"'$])*>
     | ^[ \t>]*(?P<fence>`{{3,}}|~{{3,}})[^\n`]*\n.*?(?:^[ \t>]*(?P=fence)|\Z)
     | (?<!`)(?P<ticks>`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=ticks)(?!`)
-    | (?P<page>^[ ]{{0,3}}\\(?:new|clear|cleardouble)page[ \t]*$
-        |^[ ]{{0,3}}\\pagebreak(?:\[\d\])?[ \t]*$)
+    | (?P<page>^[ ]{{0,3}}\\(?:newpage|clear(?:double)?page
+        |pagebreak(?:\[\d\])?)[ \t]*$)
     | (?P<tex>\\\$ | \$\${BODY}\$\$ | \${BODY}\$
         | \\?\\\({ANY}\\?\\\) | \\?\\\[{ANY}\\?\\\]
         | \\begin\{{(?P<env>[a-zA-Z]+\*?)\}}{ANY}\\end\{{(?P=env)\}}
@@ -65,11 +65,12 @@ BAR = "\ufdd2"
 PAGE = '<div style="break-after: page"></div>'
 HIDDEN_OUTPUT = {"remove_output", "hide_output", "outputs_hidden"}
 HIDDEN_SOURCE = {"remove_input", "hide_input", "hide_code", "source_hidden"}
-PLUGINS = ["strikethrough", "table", "url", "task_lists"]
 MARKDOWN = mistune.create_markdown(
     renderer=mistune.HTMLRenderer(False, allow_harmful_protocols=True),
-    plugins=[*PLUGINS, table_in_list, table_in_quote],
+    plugins=["strikethrough", "table", "url", "task_lists"],
 )
+table_in_list(MARKDOWN)
+table_in_quote(MARKDOWN)
 
 
 def show_cell(nb: NotebookNode, index: int) -> Iterator[str]:
@@ -89,13 +90,11 @@ def show_cell(nb: NotebookNode, index: int) -> Iterator[str]:
     # Those of one stream, in one piece.
     runs = groupby(outputs, key=lambda out: out.get("name", object()))
     shown = [html for _, run in runs if (html := show_output([*run]))]
-    source = cell.source.strip("\n").rstrip()
-    if source and not marks & HIDDEN_SOURCE:
+    if cell.source.strip() and not marks & HIDDEN_SOURCE:
         language = nb.metadata.get("language_info", {}).get("name", "python")
-        html = (
-            f'<code class="{escape(str(language))}">{escape(source)}</code>'
-        )
-        yield f'<pre class="{"followed" if shown else ""}">{html}</pre>'
+        html = f'<code class="{escape(str(language))}">{escape(cell.source)}'
+        followed = "followed" if shown else ""
+        yield f'<pre class="{followed}">{html}</code></pre>'
     yield from shown
 
 
@@ -152,48 +151,44 @@ def named(found: re.Match) -> str:
 
 
 def show_output(run: list[NotebookNode]) -> str:
-    """An output, or those of one stream, in the best form for paper."""
+    """An output, or those of one stream, in the form that Jupyter prefers."""
     out = run[0]
     if out.output_type == "stream":
         return printed("".join(out.text for out in run), out.name)
     if out.output_type == "error":
         return printed("\n".join(out.traceback), "error")
-    data = out.data
+    data = dict(out.data)
+    images = [mime for mime in IMAGES if mime in data]
     html = str(data.get("text/html", ""))
-    # A formula's picture is too small or too wide where the formula is not.
-    found = [] if "text/latex" in data else IMAGES
-    for mime in (mime for mime in found if mime in data):
-        told = out.metadata.get(mime)
-        told = told if isinstance(told, dict) else {}
-        html = f'<img src="{address(data[mime])}"'
-        for name in ("alt", "width", "height"):
-            html += f' {name}="{escape(str(told.get(name) or ""))}"'
-        alt = escape(str(told.get("alt") or ""))
-        below = f"<figcaption>{alt}</figcaption>" if alt else ""
-        return f"<figure>{html}>{below}</figure>"
+    page = BeautifulSoup(html, "html.parser")
+    seen = ["img", "svg", "hr", *([] if images else MEDIA)]
     # What sklearn and xarray unfold by a click they say in plain text, too.
     folded = "text-repr-fallback" in html
-    page = BeautifulSoup(html, "html.parser")
-    seen = page.get_text(strip=True) or page.find(
-        ["img", "svg", "hr", *MEDIA]
-    )
-    if seen and not folded:
+    if not folded and (page.get_text(strip=True) or page.find(seen)):
         return render(html)
+    # Of styles and the like a browser shows nothing either.
+    if folded or not page.find(["script", "input", "button", "select"]):
+        data.pop("text/html", None)
     if "text/markdown" in data:
         return render(data["text/markdown"], MARKDOWN)
     if "text/latex" in data:
         return render(escape(data["text/latex"], quote=False))
+    if images:
+        alt, *size = (
+            escape(str(get_metadata(out, name, images[0]) or ""))
+            for name in ("alt", "width", "height")
+        )
+        html = f'<img src="{address(data[images[0]])}" alt="{alt}" '
+        html += 'width="{}" height="{}">'.format(*size)
+        below = f"<figcaption>{alt}</figcaption>" if alt else ""
+        return f"<figure>{html}{below}</figure>"
     if "application/json" in data:
         return printed(json.dumps(data["application/json"], indent=2))
-    plain = printed(OBJECT.sub("", str(data.get("text/plain", "")).rstrip()))
-    # Of HTML without these, such as styles, a browser shows nothing either.
-    idle = html and not page.find(["script", "input", "button", "select"])
-    unseen = {"text/plain", "text/html" if idle else ""}
-    others = escape(", ".join(mime for mime in data if mime not in unseen))
-    if folded or not others:
-        return plain
-    said = "" if plain else others
-    return f'{plain}<p><object type="{others}">{said}</object></p>'
+    text = str(data.pop("text/plain", "")).rstrip()
+    plain = printed(re.sub(OBJECT, "", text))
+    others = escape(", ".join(data))
+    note = f'<object type="{others}">{"" if plain else others}</object>'
+    return f"{plain}<p>{note}</p>" if others else plain
 
 
 def printed(text: str, kind: str = "stdout") -> str:
@@ -218,14 +213,13 @@ def tags(cell: NotebookNode) -> set[str]:
 
 def describe(nb: NotebookNode, index: int) -> str:
     """Name a cell so that a person finds it: place, section, first line."""
-    section, own = "", nb.cells[index]
-    for cell in reversed(nb.cells[: index + 1]):
-        prose = re.sub(r"(?ms)^(```|~~~).*?^\1", "", cell.source)
-        headings = re.findall(r"(?m)^ {0,3}#{1,6}[ \t]+(.+)$", prose)
-        if headings and cell.cell_type == "markdown":
-            nearest = headings[0 if cell is own else -1].strip(" #*\t")
-            section = f'section "{nearest}", '
-            break
-    first = own.source.strip().partition("\n")[0]
+    headings = (
+        HEADING.findall(FENCED.sub("", cell.source))
+        for cell in reversed(nb.cells[: index + 1])
+        if cell.cell_type == "markdown"
+    )
+    nearest = next(filter(None, headings), None)
+    section = f'section "{nearest[-1].strip(" #*	")}", ' if nearest else ""
+    first = nb.cells[index].source.strip().partition("\n")[0]
     first = first[:40] + "…" * (len(first) > 40)
     return f'cell {index + 1} ({section}"{first}")'

@@ -26,7 +26,8 @@ PRINT = re.compile(r"@media\s+print\s*\{((?:[^{}]*\{[^{}]*\})*\s*)\}")
 # Not those that stand in a picture's address.
 SVG = re.compile(r"(?s)(?<!,)<svg\b([^>]*)>.*?</svg>")
 # In names that have a shorter one, which is then the only one.
-LONGER = re.compile(r"(?<=background)-(color|image)(?=\s*:)|page-(?=break)")
+LONGER = r"(?<=background)-(color|image)(?=\s*:)|page-(?=break)"
+LONGER = re.compile(rf"{LONGER}|(?<=list-style)-type|(?<=decoration)-line")
 HIDDEN = re.compile(
     r"(?i)(?<![\w-])(display:\s*none|visibility:\s*(hidden|collapse)"
     r"|(opacity|max-height|font-size):\s*0(%|px)?|clip:\s*rect"

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from html import escape
 from itertools import takewhile
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import tinycss2.color4
 from bs4 import BeautifulSoup, NavigableString, Tag
@@ -27,23 +27,22 @@ PICTURE_FILE = re.compile(r"(?i).+\.(pdf|svg|png|jpe?g|gif|webp)")
 LINK = re.compile(r"(?i)(https?|ftp|mailto):.|[^:#]+([/?#]|$)")
 FOREIGN = re.compile(r"(?s)<foreignObject\b([^>]*)>(.*?)</foreignObject>")
 # A colour, and its place in a gradient.
-STOP = re.compile(r"([#\w-]+(?:\([^)]*\))?)(?:\s+([\d.]+)%)?")
-LENGTH = re.compile(r"([1-9]\d{0,4}(?:\.\d+)?)(px|pt|em|cm|mm|in|%)?")
-LANGUAGE = re.compile(r"[{.]*(?:i(?=python))?([a-z+#]+(?:-[a-z+#]+)*)")
+STOP = re.compile(r"([#\w-]+(?:\([^)]*\))?)(?:\s+(\d+(?:\.\d+)?)%)?")
+LENGTH = re.compile(r"(?a)([1-9]\d{0,4}(?:\.\d+)?)(px|pt|em|cm|mm|in|%)?")
+LANGUAGE = re.compile(r"(?:language-)?[{.]*(?:i(?=python))?([a-z][a-z+#-]*)")
 PAGES = ("always", "page", "left", "right", "recto", "verso")
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 METHODS = dict.fromkeys(MEDIA, "medium") | {"img": "picture"}
 METHODS |= {"ul": "items", "ol": "items", "menu": "items"}
 METHODS |= {"table": "table", "pre": "preformatted"}
 CELLS = ["td", "th"]
-MONO = ("code", "tt", "samp", "kbd")
-# Typst's functions for tags, and those of page.typ.
-FUNCTIONS = dict.fromkeys(("b", "strong"), "strong")
-FUNCTIONS |= dict.fromkeys(("i", "em", "cite", "var", "dfn"), "emph")
-FUNCTIONS |= dict.fromkeys(("u", "ins"), "underline")
-FUNCTIONS |= dict.fromkeys(("s", "strike", "del"), "strike")
-FUNCTIONS |= {"sub": "sub", "sup": "super", "q": "quote", "dd": "indented"}
-LINES = {"underline": "underline", "line-through": "strike"}
+MONO = ["pre", "code", "tt", "samp", "kbd"]
+# Typst's functions for a word in a declaration.
+FUNCTIONS = {
+    "text-decoration": {"underline": "underline", "line-through": "strike"},
+    "text-transform": {"uppercase": "upper", "lowercase": "lower"},
+    "vertical-align": {"sub": "sub", "super": "super"},
+}
 # The size of a font; Jupyter's own has 14 pixels.
 SIZE = re.compile(r"(\d{0,3}\.?\d+)?([a-z%-]+)")
 SIZES = {"px": 1 / 14, "pt": 2 / 21, "em": 1, "rem": 1, "%": 0.01}
@@ -51,8 +50,13 @@ SIZES |= {"x-small": 0.75, "smaller": 0.83, "small": 0.9, "large": 1.2}
 SIZES |= {"larger": 1.2, "x-large": 1.5, "xx-large": 2}
 NUMBERINGS = {"lower-alpha": "a", "lower-latin": "a", "lower-roman": "i"}
 NUMBERINGS |= {"upper-alpha": "A", "upper-latin": "A", "upper-roman": "I"}
-WEIGHTS = dict.fromkeys(("bold", "bolder", "600", "700", "800"), 700)
+NUMBERINGS |= {kind: kind for kind in "aAiI"}
+WEIGHTS = dict.fromkeys(("bold", "bolder", "600", "700", "800", "900"), 700)
 WEIGHTS |= {"normal": 400, "400": 400}
+SIDES = ("left", "right", "top", "bottom")
+# The lines of a border; a later word may take them away.
+LINES = {line: line for line in ("solid", "dashed", "dotted")}
+LINES |= {"double": "solid"} | dict.fromkeys(("none", "hidden", "0", "0px"))
 
 
 class Typst(str):
@@ -63,8 +67,8 @@ EMPTY = Typst("[]")
 SPACE = Typst("[ ]")
 PARAGRAPH = Typst("parbreak()")
 NEW_PAGE = Typst("colbreak(weak: true)")
-PLACES = ("left", "center", "right", "start", "end")
-PLACES = {place: Typst(place) for place in PLACES}
+PLACES = {name: Typst(name) for name in (*SIDES, "center", "start", "end")}
+PLACES["middle"] = Typst("horizon")
 
 
 def literal(value: object) -> str:
@@ -123,15 +127,18 @@ def size(value: str) -> Typst | None:
 
 def borders(look: Look) -> Typst | None:
     """The lines around something."""
-    sides = {}
-    for side in ("left", "right", "top", "bottom"):
-        line = look.get(f"border-{side}", look.get("border", ""))
-        if re.search("solid|dashed|dotted|double", line):
-            parts = line.split(" ", 2)
-            wide = next(filter(None, map(length, parts)), None)
-            ink = colour(parts[-1])
-            sides[side] = call("stroke", thickness=wide, paint=ink)
-    return call("", **sides) if sides else None
+    lines = {}
+    for side in SIDES:
+        own = re.compile(f"border(-{side})?(-width|-style|-color)?")
+        said = " ".join(look[name] for name in look if own.fullmatch(name))
+        style, wide, ink = None, None, None
+        for part in tinycss2.parse_component_value_list(said):
+            word = part.serialize()
+            style = LINES.get(word, style)
+            wide, ink = length(word) or wide, colour(word) or ink
+        if style:
+            lines[side] = call("", paint=ink, thickness=wide, dash=style)
+    return call("", **lines) if lines else None
 
 
 def colour(value: str) -> Typst | None:
@@ -148,30 +155,23 @@ def fill(look: Look) -> Typst | None:
     """What stands behind something: a colour, or a bar."""
     value = look.get("background", look.get("bgcolor", ""))
     found = STOP.findall(value.removeprefix("linear-gradient("))
-    stops = [(min(float(at), 100), name) for name, at in found if at]
-    stops.sort(key=lambda stop: stop[0])
+    stops = [(name, min(float(at), 100)) for name, at in found if at]
+    stops.sort(key=lambda stop: stop[1])
     if not stops:
-        return next((ink for name, _ in found if (ink := colour(name))), None)
-    bar = []
-    for place, name in [(0, stops[0][1]), *stops, (100, stops[-1][1])]:
-        ink = colour(name) or call("rgb", "#fff0")
-        bar.append(Typst(f"({ink}, {place:g}%)"))
+        return next(filter(None, (colour(name) for name, _ in found)), None)
+    bar = (
+        call("", colour(name) or call("rgb", "#fff0"), Typst(f"{at:g}%"))
+        for name, at in ((stops[0][0], 0), *stops, (stops[-1][0], 100))
+    )
     return call("gradient.linear", *bar)
 
 
-def framed(function: str, body: Typst, look: Look) -> Typst:
-    """Contents on their ground, with the lines around them."""
-    ground, edge = fill(look), borders(look)
-    if not ground and not edge:
-        return body
-    return call(function, body, fill=ground or Typst("none"), stroke=edge)
-
-
 def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
-    """Contents in their colours, in their place."""
+    """Contents in their colours, on their ground, in their place."""
     shown, floats = look.get("display", ""), look.get("float")
-    cell = tag.name in (*CELLS, "li")
-    block = not cell and shown in ("block", "flex", "grid", "table")
+    block = shown in ("block", "flex", "grid", "table")
+    flex = block and look_of(tag.parent).get("display") == "flex"
+    in_row = flex or "inline-" in shown or (block and floats == "left")
     style = look.get("font-style")
     text = {
         "fill": colour(look.get("color", "")),
@@ -182,26 +182,33 @@ def dressed(tag: Tag, body: Typst, look: Look) -> Typst:
     }
     if any(text.values()):
         body = call("text", body, **text)
-    for line, function in LINES.items():
-        if line in look.get("text-decoration", ""):
-            body = call(function, body)
-    if tag.name not in (*CELLS, "table", "hr"):
-        body = framed("panel" if block else "highlight", body, look)
+    for name, functions in FUNCTIONS.items():
+        said = look.get(name, "").split()
+        # Typst draws one line, not two, through the same words.
+        found = [functions[word] for word in said if word in functions]
+        body = call(found[-1], body) if found else body
     if block and (place := PLACES.get(look.get("text-align", ""))):
         body = call("align", place, body)
-    in_row = block and look_of(tag.parent).get("display") == "flex"
-    in_row |= "inline-" in shown or (block and floats == "left")
-    if in_row and not cell:
-        wide = None if tag.find_parent(CELLS) else look.get("width")
-        body = call("beside", body, width=length(wide or ""))
-    elif floats == "right":
-        body = call("align", Typst("right"), body)
-    elif block:
+    frame = {}
+    if tag.name not in (*CELLS, "table", "hr"):
+        frame = {"fill": fill(look), "stroke": borders(look)}
+    if in_row or any(frame.values()):
+        function = "beside" if in_row else "panel" if block else "highlight"
+        if function != "highlight" and tag.name not in METHODS:
+            frame["width"] = length(look.get("width", ""))
+            frame["height"] = length(look.get("height", ""))
+        body = call(function, body, **frame)
+    margin = look.get("margin-left", look.get("margin", ""))
+    if left := length(margin):
+        body = call("pad", body, left=left)
+    if floats == "right":
+        body = call("align", PLACES["right"], body)
+    elif block and tag.name == "img" and "auto" in margin:
+        body = call("align", PLACES["center"], body)
+    elif block and not in_row:
         body = join([PARAGRAPH, body, PARAGRAPH])
-    before, after = (
-        look.get(f"break-{side}") in PAGES and NEW_PAGE
-        for side in ("before", "after")
-    )
+    before = look.get("break-before") in PAGES and NEW_PAGE
+    after = look.get("break-after") in PAGES and NEW_PAGE
     return join([before, body, after])
 
 
@@ -228,6 +235,9 @@ class Writer:
     def write(self, where: str, body: Tag) -> Typst:
         """A part of the notebook as Typst."""
         self.where = where
+        for tag in body.select("[style]"):
+            if HIDDEN.search(tag["style"]):
+                tag.extract()
         try:
             return self.inside(body)
         except RecursionError:
@@ -238,34 +248,27 @@ class Writer:
         self.warn("what Typst refuses is shown as plain text")
         return call("output", call("raw", body.get_text()))
 
-    def inside(self, tag: Tag, pre: bool = False) -> Typst:
+    def inside(self, tag: Tag) -> Typst:
         """What a tag holds, with the marks that links lead to."""
-        pieces = [self.node(child, pre) for child in tag.children]
-        names = [tag.get("id"), tag.get("name")]
+        names = [] if tag.name in CELLS else [tag.get("id"), tag.get("name")]
         names += [tag.get_text()] if tag.name in HEADINGS else []
-        if tag.name not in CELLS:
-            pieces[:0] = [
-                call("anchor", slug(name)) for name in names if name
-            ]
-        return join(pieces)
+        marks = [call("anchor", slug(name)) for name in names if name]
+        return join(marks + [self.node(child) for child in tag.children])
 
-    def node(self, node: Tag | NavigableString, pre: bool) -> str | None:
-        """A tag or a text; None if a browser does not show it."""
+    def node(self, node: Tag | NavigableString) -> str | None:
+        """A tag or a text; None for a comment."""
         if isinstance(node, PreformattedString):
             return None
-        if isinstance(node, NavigableString) and pre:
-            return call("raw", node.expandtabs(4))
+        if isinstance(node, NavigableString) and node.find_parent(MONO):
+            return call("raw", node)
         if isinstance(node, NavigableString):
             # Blanks at the ends may vanish.
-            text = re.sub(r"[ \t\n\r\f]+", " ", node)
-            pieces = re.split("(^ | $)", text)
+            pieces = re.split("(^ | $)", re.sub(r"[ \t\n\r\f]+", " ", node))
             return join(SPACE if p == " " else p for p in pieces)
         if id(node) in self.formulas:
             return self.formula(self.formulas[id(node)])
         look = look_of(node)
-        if HIDDEN.search(node.get("style", "")):
-            return None
-        return dressed(node, self.body(node, look, pre), look)
+        return dressed(node, self.body(node, look), look)
 
     def formula(self, found: Formula) -> Typst:
         """A formula, or its TeX source if it cannot be set."""
@@ -287,7 +290,7 @@ class Writer:
         block = found.block and parts
         return call("equation", body, number) if block else body
 
-    def body(self, tag: Tag, look: Look, pre: bool) -> Typst:
+    def body(self, tag: Tag, look: Look) -> Typst:
         """A tag's contents in the form that its name means."""
         name = tag.name
         if name in METHODS:
@@ -295,10 +298,10 @@ class Writer:
         if name == "br":
             return Typst("linebreak()") if tag.next_sibling else EMPTY
         if name == "hr":
-            return Typst("horizontalrule")
+            return Typst("rule")
         if name == "input" and tag.get("type") == "checkbox":
             return join(["☒ " if tag.has_attr("checked") else "☐ "])
-        inside = self.inside(tag, pre or name in MONO)
+        inside = self.inside(tag)
         if name == "li" and (number := whole(tag, "value")):
             return call("enum.item", number, inside)
         if inside == EMPTY:
@@ -312,8 +315,8 @@ class Writer:
         if name == "a":
             return link(tag, inside)
         if name == "figure" and tag.find("figcaption"):
-            return call("captioned", inside)
-        return call(FUNCTIONS[name], inside) if name in FUNCTIONS else inside
+            return call("figure", inside)
+        return call("quote", inside) if name == "q" else inside
 
     def picture(self, tag: Tag, look: Look) -> str:
         """A picture in the size that is asked for."""
@@ -325,17 +328,18 @@ class Writer:
         name = f"picture-{len(self.pictures)}"
         self.pictures[name] = data
         alt = tag.get("alt", "").strip() or self.heading or "picture"
-        sides = {k: length(look.get(k, "")) for k in ("width", "height")}
-        return call("picture", call("image", name, alt=alt), **sides)
+        sides = ("width", "height", "max-width")
+        asked = {side: length(look.get(side, "")) for side in sides}
+        return call("picture", call("image", name, alt=alt), **asked)
 
     def fetch(self, address: str) -> bytes | None:
         """A picture's bytes; None if it is elsewhere."""
-        if address.startswith("data:"):
-            data = unquote(address.partition(",")[2])
-            with contextlib.suppress(ValueError):
-                return base64.b64decode("".join(data.split()), validate=True)
-            return data.encode(errors="replace")
+        about, _, data = address.partition(",")
         with contextlib.suppress(OSError, ValueError):
+            if about.startswith("data:"):
+                packed = about.endswith(";base64")
+                data = unquote_to_bytes(data)
+                return base64.b64decode(data + b"==") if packed else data
             path = Path(self.folder, unquote(address)).resolve()
             inside = path.is_relative_to(self.folder)
             if inside and PICTURE_FILE.fullmatch(path.name):
@@ -352,62 +356,57 @@ class Writer:
             self.warn(f"an output for a browser ({kind}) is not printed")
             return instead
         self.warn(f"a link stands for the {kind} {address[:80]}")
-        said = tag.get("alt", "").strip()
-        said = said or address.partition(";base64")[0][:200]
         tag["href"] = address
+        said = address.partition(";base64")[0][:200]
+        said = tag.get("alt", "").strip() or said
         return link(tag, said) if instead == EMPTY else instead
 
     def preformatted(self, tag: Tag, _look: Look) -> Typst:
         """Code in a language, or an output with colours of its own."""
         code = tag.find("code", recursive=False)
         if not code or code.find(True):
-            inside = self.inside(tag, pre=True)
+            inside = self.inside(tag)
             return inside if inside == EMPTY else call("output", inside)
-        language = " ".join(code.get("class", [])).lower()
-        language = LANGUAGE.match(language.removeprefix("language-"))
-        if language and language[1] == "mermaid":
+        # R Markdown writes {r}, others .python or ipython3.
+        named = LANGUAGE.match(" ".join(code.get("class", [])).lower())
+        language = named and named[1]
+        if language == "mermaid":
             self.warn("a mermaid diagram is printed as its source")
         text = code.get_text().strip("\n").rstrip()
-        followed = "followed" in tag.get("class", [])
-        return call("code", text, language[1] if language else "", followed)
+        return call(
+            "code", text, language, "followed" in tag.get("class", "")
+        )
 
     def items(self, tag: Tag, look: Look) -> Typst:
         """A list; an item may say its number."""
-        items = []
-        for child in tag.children:
-            body = self.node(child, False) or EMPTY
-            if body not in (EMPTY, SPACE):
-                items.append(join([body]))
-        style = look.get("list-style", look.get("list-style-type", ""))
+        nodes = [self.node(child) for child in tag.children]
+        items = [node for node in nodes if node not in (None, EMPTY, SPACE)]
         first = tag.find("li", recursive=False)
         if first and "inline" in look_of(first).get("display", ""):
             return join([p for item in items for p in (" · ", item)][1:])
+        style = look.get("list-style", look.get("type", ""))
         tight = not tag.find("p")
         if tag.name != "ol" or style == "none":
             marker = EMPTY if "none" in style else None
             return call("list", *items, marker=marker, tight=tight)
-        kind = NUMBERINGS.get(style, tag.get("type", ""))
-        kind = kind + "." if kind in ("a", "A", "i", "I") else "1."
-        turned = tag.has_attr("reversed")
-        start = whole(tag, "start")
-        options = {"numbering": kind, "tight": tight, "reversed": turned}
-        return call("enum", *items, start=start, **options)
+        options = {"start": whole(tag, "start"), "tight": tight}
+        options["numbering"] = NUMBERINGS.get(style, "1") + "."
+        options["reversed"] = tag.has_attr("reversed")
+        return call("enum", *items, **options)
 
     def table(self, tag: Tag, look: Look) -> Typst:
         """A table, its cells in the rows where a browser puts them."""
-        rows = [row for row in tag("tr") if row.find_parent("table") is tag]
-        rows = [r for r in rows if not HIDDEN.search(r.get("style", ""))]
-        above = len([*takewhile(is_header, rows)])
+        rows = tag.select(":scope > tr, :scope > * > tr")
+        is_head = "thead > tr, tr:not(:has(> td))"
+        above = len([*takewhile(lambda row: row.css.match(is_head), rows)])
+        cells = [row(CELLS, recursive=False) for row in rows]
         # A cell spans no columns but those where others start.
-        most = max(
-            (len(row(CELLS, recursive=False)) for row in rows), default=0
-        )
+        most = max(map(len, cells), default=0)
         widths = [0] * len(rows)
-        head: list[Typst] = []
-        body: list[Typst] = []
+        parts: tuple[list[Typst], list[Typst]] = ([], [])
         for y, row in enumerate(rows):
             end = above if y < above else len(rows)
-            for cell in row(CELLS, recursive=False):
+            for cell in cells[y]:
                 own = look_of(row.parent) | look_of(row) | look_of(cell)
                 wide = min(whole(cell, "colspan") or 1, most)
                 high = min(whole(cell, "rowspan", 1) or end, end - y)
@@ -415,23 +414,19 @@ class Writer:
                     widths[below] += wide
                 inside = dressed(cell, self.inside(cell), own)
                 place = {"y": y, "colspan": wide, "rowspan": high}
-                place["align"] = PLACES.get(own.get("text-align", ""))
                 place |= {"fill": fill(own), "stroke": borders(own)}
-                made = call("table.cell", inside, **place)
-                (head if y < above else body).append(made)
-        if head:
-            rule = call("table.hline", y=above)
-            body = [call("table.header", *head), rule, *body]
-        caption = tag.find("caption", recursive=False)
-        caption = (caption and self.node(caption, False)) or EMPTY
-        made = call("table", *body, columns=max(widths, default=0))
-        made = framed("block", made, look)
-        return call("fitted-table", made, caption) if body else EMPTY
-
-
-def is_header(row: Tag) -> bool:
-    """Whether a row at the top of a table is repeated on every page."""
-    return row.parent.name == "thead" or not row.find("td", recursive=False)
+                sides = own.get("text-align"), own.get("vertical-align")
+                sides = [PLACES[side] for side in sides if side in PLACES]
+                place["align"] = Typst(" + ".join(sides)) if sides else None
+                parts[y >= above].append(call("table.cell", inside, **place))
+        frame = {"fill": fill(look), "stroke": borders(look)}
+        if caption := tag.find("caption", recursive=False):
+            side = (look | look_of(caption)).get("caption-side")
+            frame["caption"] = self.node(caption)
+            frame["below"] = side == "bottom"
+        columns = max(widths, default=0)
+        made = call("fitted-table", columns, above, *parts, **frame)
+        return made if columns else EMPTY
 
 
 def link(tag: Tag, body: str) -> str:

@@ -13,18 +13,9 @@ from pathlib import Path
 
 import pytest
 from nbformat import NotebookNode
-from nbformat.v4 import new_output, new_raw_cell
+from nbformat.v4 import new_notebook, new_output, new_raw_cell
 from pypdf import PdfReader
-from zoo import (
-    code,
-    display,
-    export,
-    figure,
-    markdown,
-    notebook,
-    pictures,
-    text,
-)
+from zoo import code, display, export, figure, markdown, pictures, text
 
 from typstpdf import TypstPDFExporter
 
@@ -45,11 +36,10 @@ class Trap(http.server.BaseHTTPRequestHandler):
 def url() -> Iterator[str]:
     """An address on loopback that nobody should ask for."""
     Trap.requests.clear()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trap)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/a.png"
-    server.shutdown()
-    server.server_close()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trap) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/a.png"
+        server.shutdown()
 
 
 @pytest.fixture
@@ -149,16 +139,15 @@ def test_no_cell_reads_fetches_or_runs(
         return popen(command, **options)
 
     monkeypatch.setattr(subprocess, "Popen", noted)
-    cells = []
-    for target in (str(secret), "../secret.txt", url):
-        cells += texts(target)
-    for target in (str(picture), f"file://{picture}", url, "../secret.png"):
+    named = str(secret), "../secret.txt", url
+    shown = str(picture), f"file://{picture}", url, "../secret.png"
+    cells = [cell for target in named for cell in texts(target)]
+    for target in (*shown, "link.png"):
         cells += references(target)
-    cells += references("link.png")
     # At the top of a notebook stand its title and settings.
     tops = [[c] for c in cells if c.source.startswith(("# ", "---"))]
-    for shown in (cells, *tops):
-        reader, warnings = export(*shown)
+    for some in (cells, *tops):
+        reader, warnings = export(*some)
         assert SECRET not in text(reader) + str(reader.metadata)
         assert not sum(pictures(reader))
         # Typst would refuse what it found to be code.
@@ -166,6 +155,13 @@ def test_no_cell_reads_fetches_or_runs(
     assert not Trap.requests
     assert not Path("executed").exists()
     assert not started
+    # All that is seen where it does happen.
+    Path("own.png").write_bytes(picture.read_bytes())
+    reader, _ = export(markdown("![words](own.png)"), markdown(SECRET))
+    assert sum(pictures(reader)) and SECRET in text(reader)
+    with contextlib.suppress(OSError):
+        urllib.request.urlopen(url)
+    assert Trap.requests == ["/a.png"]
 
 
 PAYLOADS = [
@@ -204,8 +200,7 @@ def hostile(payload: str) -> Iterator[NotebookNode]:
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_nothing_of_a_notebook_is_typst(payload: str) -> None:
-    cells = list(hostile(payload))
-    nb = notebook(markdown(f"# {payload}"), *cells)
+    nb = new_notebook(cells=[markdown(f"# {payload}"), *hostile(payload)])
     nb.metadata["language_info"] = {"name": payload}
     nb.metadata |= {"title": payload, "authors": [payload], "lang": payload}
     exporter = TypstPDFExporter()
@@ -214,14 +209,3 @@ def test_nothing_of_a_notebook_is_typst(payload: str) -> None:
     assert "42" not in text(reader) + str(reader.metadata)
     assert payload.split("(")[0] in reader.metadata.title
     assert not [w for w in resources["warnings"] if "refuses" in w]
-
-
-def test_the_traps_would_close(secret: Path, url: str) -> None:
-    """What the test above looks for is seen where it does happen."""
-    Path("own.png").write_bytes(base64.b64decode(figure()))
-    own = markdown("![words](own.png)")
-    reader, _ = export(own, markdown(secret.read_text()))
-    assert sum(pictures(reader)) and SECRET in text(reader)
-    with contextlib.suppress(OSError):
-        urllib.request.urlopen(url)
-    assert Trap.requests == ["/a.png"]

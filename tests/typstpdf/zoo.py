@@ -24,9 +24,8 @@ markdown = new_markdown_cell
 def code(
     source: str, *outputs: NotebookNode, tags: tuple[str, ...] = ()
 ) -> NotebookNode:
-    return new_code_cell(
-        source, outputs=list(outputs), metadata={"tags": list(tags)}
-    )
+    metadata = {"tags": list(tags)}
+    return new_code_cell(source, outputs=list(outputs), metadata=metadata)
 
 
 def stdout(text: str) -> NotebookNode:
@@ -35,10 +34,8 @@ def stdout(text: str) -> NotebookNode:
 
 def display(**data: str) -> NotebookNode:
     """An output; "image_png" stands for "image/png"."""
-    return new_output(
-        "display_data",
-        data={mime.replace("_", "/", 1): text for mime, text in data.items()},
-    )
+    data = {mime.replace("_", "/", 1): text for mime, text in data.items()}
+    return new_output("display_data", data=data)
 
 
 def figure(kind: str = "png", width: float = 4) -> str:
