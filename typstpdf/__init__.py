@@ -131,7 +131,7 @@ def compiled(
     options["pdf_standards"] = ["ua-1"]
     while True:
         files = {f"part-{n}.typ": f"#{part}" for n, part in enumerate(parts)}
-        includes = [f'#include "{name}"\n' for name in files][1:]
+        includes = [f'#include "{name}"\n\n' for name in files][1:]
         files["main.typ"] = f"#show: {parts[0]}\n{''.join(includes)}"
         for name, text in files.items():
             files[name] = f'#import "page.typ": *\n{text}\n'.encode()

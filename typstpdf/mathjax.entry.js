@@ -187,8 +187,8 @@ function compiled(formula) {
 }
 
 // The signs of a formula, each with its place. A row that is too wide for a
-// line is taken apart, too.
-const WIDE = 42;
+// table's cell is taken apart, too.
+const WIDE = 20;
 function signs(wrapper, from = 0, around = (svg) => svg) {
   const {element, node, tableRows} = wrapper;
   const {transform = ''} = element.attributes;

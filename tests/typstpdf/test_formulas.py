@@ -105,6 +105,7 @@ LONG = "+".join(["xyz(x,y)"] * 20)
         (r"\displaystyle a+b", 2),
         (r"\left(a+b\right)", 1),
         (rf"\left({LONG}\right)", 20),
+        (rf"\left({LONG[:71]}\right)", 8),
         (rf"\begin{{equation}} {LONG} \tag{{1}} \end{{equation}}", 20),
         (rf"\frac{{{LONG}}}{{2}}", 1),
     ],
