@@ -43,6 +43,7 @@ FUNCTIONS = {
     "text-transform": {"uppercase": "upper", "lowercase": "lower"},
     "vertical-align": {"sub": "sub", "super": "super"},
 }
+MARKUP = re.compile("<style.*?/style>|<.*?>")
 # The size of a font; Jupyter's own has 14 pixels.
 SIZE = re.compile(r"(\d{0,3}\.?\d+)?([a-z%-]+)")
 SIZES = {"px": 1 / 14, "pt": 2 / 21, "em": 1, "rem": 1, "%": 0.01}
@@ -280,7 +281,8 @@ class Writer:
             self.warn(f"the formula {found.tex} has the unknown {names}")
         sizes = {"height": em(found.height), "depth": em(found.depth)}
         # The first part says the whole to a screen reader.
-        alts = chain((" ", found.tex), repeat(" "))
+        named = found.number and MARKUP.sub("", found.number[1])
+        alts = chain((named or " ", found.tex), repeat(" "))
         number, *parts = (
             drawn
             and call("drawing", drawn[1], em(drawn[0]), alt=alt, **sizes)
