@@ -136,6 +136,17 @@ painter.measureTextNode = (text) => {
   return {w: widths.reduce((sum, w) => sum + w), h: 0.75, d: 0.2};
 };
 
+// Letters that join, as those from Hebrew to Burmese, stay in one text.
+const JOINED = /^[\u0590-\u109f]/;
+const placeChar = SVGWrapper.prototype.placeChar;
+SVGWrapper.prototype.placeChar = function (code, x, y, parent, variant) {
+  const sign = String.fromCodePoint(code), last = adaptor.lastChild(parent);
+  if (!last || ![sign, adaptor.textContent(last)].every((t) => JOINED.test(t)))
+    return placeChar.call(this, code, x, y, parent, variant);
+  adaptor.append(last, painter.text(sign));
+  return width(sign, variant);
+};
+
 // The whole, and the numbers of a table's rows, which stand at the margin.
 let whole, numbers;
 painter.createRoot = function (wrapper) {

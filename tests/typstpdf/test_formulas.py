@@ -117,6 +117,12 @@ def test_what_is_too_wide_is_taken_apart(tex: str, parts: int) -> None:
     assert [ends for *_, ends in found].count(True) == (r"\\" in tex)
 
 
+def test_letters_that_join_stay_together() -> None:
+    """Arabic ones, which would stand backwards by themselves."""
+    [(_, svg, _)] = typeset([(r"\text{العربية}", False)])[0].parts
+    assert svg.count("<text") == 1
+
+
 def test_a_displayed_formula_has_its_own_place() -> None:
     """A number moves it not to the left, and no text comes near it."""
     tex = r"\begin{align} \frac{1}{2} &= a \tag{1} \\ &= b \end{align}"
