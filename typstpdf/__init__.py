@@ -25,6 +25,7 @@ from typstpdf.write import Writer, call, words
 
 TEMPLATE = Path(__file__).with_name("page.typ").read_bytes()
 NO_GLYPH = re.compile(r'the text `"(.+?)"` could not be displayed')
+NO_FONT = re.compile(f"{NO_GLYPH.pattern}|missing codepoints")
 ESCAPED = re.compile(r"\\u\{(\w+)\}")
 PICTURE = re.compile(r'(?:image\("|─ .*)(picture-\d+)')
 PART = re.compile(r"part-(\d+)\.typ")
@@ -130,7 +131,7 @@ def compiled(
     options["pdf_standards"] = ["ua-1"]
     while True:
         files = {f"part-{n}.typ": f"#{part}" for n, part in enumerate(parts)}
-        includes = [f'#include "{name}"\n' for name in files][1:]
+        includes = [f'#include "{name}"\n\n' for name in files][1:]
         files["main.typ"] = f"#show: {parts[0]}\n{''.join(includes)}"
         for name, text in files.items():
             files[name] = f'#import "page.typ": *\n{text}\n'.encode()
@@ -143,7 +144,7 @@ def compiled(
                 return typst.compile(Path(place, "main.typ"), **options)
         except typst.TypstError as error:
             said = ESCAPED.sub(lambda m: chr(int(m[1], 16)), error.diagnostic)
-        if NO_GLYPH.search(said) and options.pop("ignore_system_fonts", None):
+        if NO_FONT.search(said) and options.pop("ignore_system_fonts", None):
             continue
         before = [*parts]
         if "embedding PDFs" not in said:

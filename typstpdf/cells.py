@@ -38,7 +38,8 @@ NAMESPACE = re.compile(r"""\sxmlns(:xlink)?=("[^"]*"|'[^']*')""")
 NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" '
 NAMESPACES += 'xmlns:xlink="http://www.w3.org/1999/xlink"'
 CONTROL = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    "\ufffe\uffff]"
 )
 # What Jupyter takes for a formula, and where it does not look for one.
 BODY = r"(?>\\.|\{(?:\\.|[^{}\\]|\{[^{}]*\})*\}|(?!\n\s*\n)[^$\\])+?"

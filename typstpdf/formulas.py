@@ -13,7 +13,8 @@ import quickjs
 
 # For one formula, in seconds and bytes.
 MAX_TIME, MAX_MEMORY = 2, 200_000_000
-Drawing = tuple[float, str]  # its width in em, its lines in SVG
+# Its width in em, its lines in SVG, whether the line must end behind it.
+Drawing = tuple[float, str, bool]
 
 
 @dataclass

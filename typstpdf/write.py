@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable
 from html import escape
-from itertools import takewhile
+from itertools import chain, repeat, takewhile
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -43,6 +43,7 @@ FUNCTIONS = {
     "text-transform": {"uppercase": "upper", "lowercase": "lower"},
     "vertical-align": {"sub": "sub", "super": "super"},
 }
+MARKUP = re.compile("<style.*?/style>|<.*?>")
 # The size of a font; Jupyter's own has 14 pixels.
 SIZE = re.compile(r"(\d{0,3}\.?\d+)?([a-z%-]+)")
 SIZES = {"px": 1 / 14, "pt": 2 / 21, "em": 1, "rem": 1, "%": 0.01}
@@ -279,16 +280,22 @@ class Writer:
             names = " ".join(found.unknown)
             self.warn(f"the formula {found.tex} has the unknown {names}")
         sizes = {"height": em(found.height), "depth": em(found.depth)}
+        # The first part says the whole to a screen reader.
+        named = found.number and MARKUP.sub("", found.number[1])
+        alts = chain((named or " ", found.tex), repeat(" "))
         number, *parts = (
             drawn
-            and call(
-                "drawing", drawn[1], em(drawn[0]), alt=found.tex, **sizes
+            and call("drawing", drawn[1], em(drawn[0]), alt=alt, **sizes)
+            for drawn, alt in zip(
+                (found.number, *found.parts), alts, strict=False
             )
-            for drawn in (found.number, *found.parts)
         )
-        body = join(parts)
-        block = found.block and parts
-        return call("equation", body, number) if block else body
+        ends = (drawn[2] and Typst("linebreak()") for drawn in found.parts)
+        body = join(chain(*zip(parts, ends, strict=True)))
+        if not (found.block and parts):
+            return body
+        widest = max(drawn[0] for drawn in found.parts)
+        return call("equation", body, number, em(widest))
 
     def body(self, tag: Tag, look: Look) -> Typst:
         """A tag's contents in the form that its name means."""

@@ -343,6 +343,19 @@ def test_lack_of_an_alternative_text_would_be_seen(
         assert export(markdown(source))[1]
 
 
+def test_a_formula_in_parts_is_read_once() -> None:
+    """And its number by itself."""
+    reader, _ = export(markdown(r"$$a=b \tag{7}$$ $c=d$"))
+    said = sorted({said.strip() for said in alternatives(reader)})
+    assert said == ["", "(7)", r"a=b \tag{7}", "c=d"]
+
+
+def test_outputs_without_their_code_do_not_share_a_line() -> None:
+    """As sympy's do, if their code is hidden."""
+    reader, _ = export(*(code("", display(text_latex="$x$")) for _ in "ab"))
+    assert text(reader).split("page")[0].split("\n")[:2] == ["x", "x"]
+
+
 def test_pages_break_where_nothing_is_torn() -> None:
     """A figure from its code, a definition, a short table."""
     cells = []
