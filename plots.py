@@ -192,12 +192,13 @@ def plot_rows(
 
 def plot_epochs(samples: Tensor, large: int = 16) -> Figure:
     """Draw samples (epochs, 10, 1, 28, 28): the first epochs are larger."""
-    height, most = 3.25, 0.25  # inches; the size of a large image
-    caption = "A sample for each class after every epoch."
-    fig = Figure(figsize=(WIDTH, height), layout="none", label=caption)
+    most = 0.25  # inches: the size of a large image
     half = max(large, len(samples) + large + 1) // 2  # ends the upper block
     beside = 0.5 + most * large
     small = min(0.125, (WIDTH - beside) / max(half - large, 1))
+    height = max(0.45 + 10 * most, 0.75 + 20 * small)
+    caption = "A sample for each class after every epoch."
+    fig = Figure(figsize=(WIDTH, height), layout="none", label=caption)
     for start, end, x, y, size in (
         (0, large, 0.2, 0.35, most),
         (large, half, beside, 0.65 + 10 * small, small),
