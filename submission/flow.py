@@ -39,7 +39,7 @@ def hand_in(
     asked = include if execute else saved
     files, outside = pack.find_files(nb, path, name, asked)
     lost = [p for p in include if not pack.matching(project, [p])]
-    notes += outside + [f"--include {p}: no such file" for p in lost]
+    notes += outside + [f"--include {p}: no such file at first" for p in lost]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch).resolve()
         (folder / "figures").mkdir()

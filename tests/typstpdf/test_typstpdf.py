@@ -343,6 +343,13 @@ def test_lack_of_an_alternative_text_would_be_seen(
         assert export(markdown(source))[1]
 
 
+def test_a_drawing_with_signs_of_no_font_is_shown() -> None:
+    """Typst 0.15 does not find the fonts of these, 0.14 looks for ever."""
+    source = '<svg width="90" height="20"><text y="15">℡ ⚰ seen</text></svg>'
+    reader, warnings = export(markdown(source))
+    assert "seen" in text(reader) and "℡" in "".join(warnings)
+
+
 def test_a_formula_in_parts_is_read_once() -> None:
     """And its number by itself."""
     reader, _ = export(markdown(r"$$a=b \tag{7}$$ $c=d$"))
